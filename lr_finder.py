@@ -1,0 +1,133 @@
+"""Which learning rates suit this network? The LR range test (Smith 2015, arXiv:1506.01186), run and read by code.
+
+    found = find_lr(model, device, train_loader, optimizer, criterion)
+    found.lr_max, found.lr_min
+
+The test itself is `torch_lr_finder`'s: the rate grows step by step from tiny to huge while the loss is watched. Added
+here: nothing of yours is changed by it, a NaN ends it, and the curve is smoothed before its steepest point is taken.
+"""
+
+import contextlib
+import copy
+import random
+import warnings
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from tqdm import tqdm
+
+with warnings.catch_warnings():  # it asks for tqdm's widget, which leaves behind what GitHub cannot show
+    warnings.simplefilter("ignore")
+    import torch_lr_finder.lr_finder as library
+
+START_LR, END_LR = 1e-6, 1.0
+DIVISOR = 100  # LRMIN = LRMAX / DIVISOR
+SMOOTHING = 0.25  # standard deviation of the smoothing, in powers of ten of the learning rate
+
+
+@dataclass
+class RangeTest:
+    """What the range test saw (`lrs`, `losses`, `smoothed`: one number a step) and what was read off it."""
+
+    lr_min: float
+    lr_max: float
+    lrs: list
+    losses: list
+    smoothed: list
+
+
+class NotFinite(Exception):
+    """The loss of the range test became NaN or infinite: the curve ends here."""
+
+
+def find_lr(model, device, train_loader, optimizer, criterion, *, iterations=100, dtype=torch.float32, checkpoint=None):
+    """Run the range test, exponentially from 1e-6 to 1, on copies of model and optimizer; read LRMIN and LRMAX off it.
+
+    Before and after, model, BatchNorm statistics, mode, gradients, optimizer and random state are the same, also when
+    it is interrupted or fails.
+
+    Args:
+        train_loader: yields (pictures, labels); begun again when it ends.
+        iterations: training steps; each is one batch.
+        dtype: torch.bfloat16 or float16 for mixed precision.
+        checkpoint: a `checkpoint.Checkpoint` that keeps the result; where it has one, that is returned at once.
+
+    Raises:
+        ValueError: the loss never fell, so there is nothing to read off.
+    """
+    if checkpoint is not None and checkpoint.state.get("range_test"):
+        return RangeTest(**checkpoint.state["range_test"])
+    if hasattr(train_loader, "set_epoch"):
+        train_loader.set_epoch(0)  # training begins with epoch 1
+    with random_state_kept():
+        lrs, losses = run_test(model, device, train_loader, optimizer, criterion, iterations, dtype)
+    found = read_curve(lrs, losses)
+    if checkpoint is not None:
+        checkpoint.save(range_test=vars(found))
+    return found
+
+
+def run_test(model, device, train_loader, optimizer, criterion, iterations, dtype):
+    """torch_lr_finder's test on copies; returns (learning rates, losses) up to the first loss that is not finite."""
+    model, optimizer = copy.deepcopy(
+        (model, optimizer)
+    )  # together, so that the optimizer's copy holds the model's copy
+    for group in optimizer.param_groups:
+        group.pop("initial_lr", None)  # a scheduler's mark, at which the library stops
+
+    def finite_loss(output, labels):
+        loss = criterion(output, labels)
+        if not torch.isfinite(loss):
+            raise NotFinite
+        return loss
+
+    kind = torch.device(device).type
+    amp = dict(amp_backend="torch", amp_config=dict(device_type=kind, dtype=dtype, enabled=dtype != torch.float32))
+    scaler = torch.amp.GradScaler(kind, enabled=dtype == torch.float16)
+    finder = library.LRFinder(model, optimizer, finite_loss, device=device, grad_scaler=scaler, **amp)
+    library.tqdm = partial(tqdm, desc="LR range test", leave=False, disable=None)
+    with contextlib.suppress(NotFinite), contextlib.redirect_stdout(None):  # it prints its template, not its message
+        finder.range_test(Batches(train_loader), start_lr=START_LR, end_lr=END_LR, num_iter=iterations, smooth_f=0)
+    losses = [float(loss) for loss in finder.history["loss"]]
+    return [float(lr) for lr in finder.history["lr"][: len(losses)]], losses
+
+
+class Batches(library.TrainDataLoaderIter):
+    """Lets the library take any loader, not only a DataLoader."""
+
+
+def read_curve(lrs, losses):
+    """LRMAX: where the smoothed loss falls most steeply against log(learning rate). LRMIN: LRMAX / 100.
+
+    The slope of a single step is noise and follows the number of iterations; smoothed by a Gaussian over a quarter of
+    a power of ten it does neither. What comes after the lowest loss does not count.
+    """
+    if len(losses) < 10:
+        raise ValueError(
+            f"the range test ended after {len(losses)} steps: check the data and the loss, then take more iterations"
+        )
+    decades = np.log10(lrs)
+    sigma = SMOOTHING / np.diff(decades).mean()
+    smoothed = gaussian_filter1d(np.minimum(losses, 2 * losses[0]), sigma, mode="nearest")
+    slope = np.gradient(smoothed, decades)
+    lowest = max(int(smoothed.argmin()), 2)
+    steepest = int(slope[:lowest].argmin())
+    if slope[steepest] >= 0:
+        raise ValueError("the loss never fell during the range test: check the data, the labels and the loss")
+    lr_max = float(lrs[steepest])
+    return RangeTest(lr_max / DIVISOR, lr_max, lrs, losses, smoothed.tolist())
+
+
+@contextlib.contextmanager
+def random_state_kept():
+    """Give Python's, NumPy's and PyTorch's global generators back the state they had."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,146 @@
+"""What does `python train.py` do? The same run as the notebook's, without Jupyter: here the parts meet.
+
+python train.py --help
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+import dataset
+import models
+import report
+import utils
+from checkpoint import Checkpoint, CheckpointError, lock_folder, to_bytes, write_atomically
+from download import DownloadError
+from loader import LOADERS, make_loaders
+from settings import PROFILES, choose, describe_run, device_name, pick_device, precision, set_deterministic, whole
+from test import confusion_matrix, mistakes, predict
+from train import RECIPE, find_lr, fit, make_criterion, make_optimizer, one_cycle, steps_of_cycle
+
+
+def parse(arguments):
+    """The command line; wrong values end the program with exit code 2 before any work."""
+    parser = argparse.ArgumentParser(description="Train the custom ResNet under the one-cycle policy.")
+    add = parser.add_argument
+    add(
+        "--data",
+        default="auto",
+        metavar="auto|cifar10|sample|FOLDER",
+        help="where the pictures come from (default: auto)",
+    )
+    add(
+        "--profile",
+        default="auto",
+        choices=PROFILES,
+        help="full: 24 epochs; quick: 5 minutes on two cores; auto: by device",
+    )
+    add("--epochs", type=int, help="epochs of the whole cycle (default: by profile)")
+    add("--batch-size", type=int, help="pictures a step (default: by profile)")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="N training and N/5 test pictures, balanced by class (default: by profile)",
+    )
+    add("--seed", type=int, default=0, help="of the weights, the order and the augmentation (default: 0)")
+    add(
+        "--loader",
+        default="albumentations",
+        choices=LOADERS,
+        help="who prepares the pictures (default: albumentations)",
+    )
+    add("--workers", type=int, default=2, help="processes that prepare pictures (default: 2)")
+    add("--out", default="runs/s10", metavar="DIR", help="where results, weights and figures go (default: runs/s10)")
+    add("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where a run in DIR was cut")
+    add("--deterministic", action="store_true", help="the same to the last bit on CUDA too; slower")
+    args = parser.parse_args(arguments)
+    try:
+        args.device = pick_device()
+        args.settings = choose(
+            args.profile, args.device, epochs=args.epochs, batch_size=args.batch_size, limit=args.limit
+        )
+        whole("seed", args.seed, 0), whole("workers", args.workers, 0)
+        lock_folder(Path(args.out))
+    except (ValueError, CheckpointError) as error:
+        parser.error(str(error))
+    return args
+
+
+def run(args):
+    """The whole run, as the notebook does it: here the parts meet."""
+    set_deterministic(args.deterministic)
+    device, settings, dtype = args.device, args.settings, precision(args.device)
+    print(settings.describe(device))
+    data = dataset.load(args.data).limited(settings.limit)
+    print(data.describe())
+
+    torch.manual_seed(args.seed)
+    model = models.s10_model(len(data.classes)).to(device, memory_format=torch.channels_last)
+    options = dict(seed=args.seed, device=device, workers=args.workers, dtype=dtype)
+    train_loader, test_loader = make_loaders(data, args.loader, settings.batch_size, **options)
+    optimizer, criterion = make_optimizer(model), make_criterion()
+    steps_of_cycle(len(train_loader), settings.epochs)  # a cycle that is too short is refused before any work
+
+    config = describe_run(
+        data, model, settings, seed=args.seed, loader=args.loader, workers=args.workers, recipe=RECIPE
+    )
+    checkpoint = Checkpoint(args.out, config, resume=args.resume)
+    common = dict(dtype=dtype, checkpoint=checkpoint)
+    found = find_lr(model, device, train_loader, optimizer, criterion, iterations=settings.iterations, **common)
+    print(f"LR range test: LRMAX {found.lr_max:.2e}, LRMIN {found.lr_min:.2e}")
+    scheduler = one_cycle(optimizer, found.lr_max, len(train_loader), settings.epochs)
+    history = fit(
+        model,
+        device,
+        train_loader,
+        test_loader,
+        optimizer,
+        criterion,
+        scheduler,
+        settings.epochs,
+        seed=args.seed,
+        **common,
+    )
+    counted = dict(parameters=models.count_parameters(model), device=device_name(device))
+    numbers = report.collect(data, history, found, config, **counted)
+    out = Path(args.out)
+    write_atomically(out / "s10_model.pt", to_bytes(model.state_dict()))
+    write_atomically(out / "results.json", report.to_json(numbers))
+    print(f"final test accuracy {numbers['final_test_acc']:.2f} % on {data.name}; weights and results are in {out}")
+    draw(out, data, found, numbers, *predict(model, device, test_loader, dtype=dtype))
+
+
+def draw(out, data, found, numbers, probabilities, labels):
+    """The figures of a finished run. Its results are safe by now, so a figure that cannot be written only says so."""
+    worst, confusion = mistakes(probabilities, labels)[:25], confusion_matrix(probabilities, labels)
+    wrong = (data.test.data[worst], labels[worst], probabilities[worst].argmax(1), probabilities[worst].max(1))
+    figures = [
+        (utils.plot_samples, "sample_images", (data.train.data, data.train.targets, data.classes)),
+        (utils.plot_lr_finder, "lr_finder", (found.lrs, found.losses, found.smoothed, found.lr_min, found.lr_max)),
+        (utils.plot_history, "loss_curves", (numbers["history"],)),
+        (utils.plot_class_accuracy, "class_accuracy", (confusion, data.classes)),
+        (utils.plot_confusion, "confusion_matrix", (confusion, data.classes)),
+        (utils.plot_mistakes, "misclassified_images", (*wrong, data.classes)),
+    ]
+    for plot, name, values in figures:
+        try:
+            plot(*values, note=report.provenance(numbers), path=out / f"{name}.png")
+        except OSError as error:
+            print(f"{name}.png could not be written: {error}")
+    print(f"figures: {out}/*.png")
+
+
+def main(arguments=None):
+    """`python train.py`: 0 when all went well, 1 and a sentence when not, 2 for wrong arguments, 130 after Ctrl-C."""
+    from checkpoint import CheckpointError
+
+    args = parse(arguments)
+    try:
+        run(args)
+    except (ValueError, TypeError, ArithmeticError, OSError, CheckpointError, DownloadError) as error:
+        sys.exit(f"train.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

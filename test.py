@@ -1,0 +1,71 @@
+"""How good is the network, and where is it wrong?
+
+loss, accuracy = test(model, device, test_loader, criterion)
+probabilities, labels = predict(model, device, test_loader)
+worst = mistakes(probabilities, labels)      # most confident first
+"""
+
+import numpy as np
+import torch
+
+
+def to_device(pictures, labels, device):
+    """A batch where the network wants it: pictures channels last, copied without waiting where memory is pinned."""
+    layout = torch.channels_last if pictures.ndim == 4 else torch.preserve_format
+    return pictures.to(device, non_blocking=True, memory_format=layout), labels.to(device, non_blocking=True)
+
+
+def outputs(model, device, loader, dtype=torch.float32):
+    """Yields (output (B, C), labels (B,)) for each batch, in evaluation mode and without gradients."""
+    model.eval()
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
+        for pictures, labels in loader:
+            pictures, labels = to_device(pictures, labels, device)
+            yield model(pictures), labels
+
+
+def test(model, device, test_loader, criterion, *, dtype=torch.float32):
+    """Evaluate a classifier on a whole data set.
+
+    Args:
+        model: (B, …) -> (B, C) scores; left in evaluation mode.
+        device: where the model is.
+        test_loader: yields (inputs, labels).
+        criterion: mean loss of a batch.
+        dtype: torch.bfloat16 or float16 for mixed precision.
+
+    Returns:
+        (mean loss over all pictures, accuracy in per cent).
+    """
+    loss, hits, count = 0, 0, 0  # the first two become tensors on the device: nothing waits until the end
+    for output, labels in outputs(model, device, test_loader, dtype):
+        loss += criterion(output, labels) * len(labels)
+        hits += (output.argmax(dim=1) == labels).sum()
+        count += len(labels)
+    if count == 0:
+        raise ValueError("the test loader is empty: there is nothing to evaluate on")
+    return float(loss) / count, 100 * int(hits) / count
+
+
+test.__test__ = False  # pytest must not take it for one of its own
+
+
+def predict(model, device, loader, *, dtype=torch.float32):
+    """Class probabilities (N, C) and labels (N,) of all pictures, as NumPy arrays in the loader's order."""
+    results = [(output.float().softmax(dim=1), labels) for output, labels in outputs(model, device, loader, dtype)]
+    probabilities, labels = (torch.cat(part).cpu().numpy() for part in zip(*results, strict=True))
+    return probabilities, labels
+
+
+def mistakes(probabilities, labels):
+    """Indexes of the misclassified pictures, the most confident mistake first."""
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+
+
+def confusion_matrix(probabilities, labels):
+    """(C, C) counts: row = true class, column = predicted class."""
+    classes = probabilities.shape[1]
+    pairs = labels * classes + probabilities.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
