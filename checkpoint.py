@@ -9,6 +9,7 @@ moment leaves a good file. The one before is kept as well.
 """
 
 import contextlib
+import copy
 import io
 import os
 from pathlib import Path
@@ -54,19 +55,27 @@ class Checkpoint:
     def load(self):
         """The newest good state on disk, or an empty one. A file that cannot be read is set aside, and that is said."""
         for path in (self.path, self.previous):
-            if not path.exists():
+            content = self.read(path)
+            if content is None:
                 continue
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                if state["format"] == FORMAT:
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                if state["format"] == FORMAT and {"config", "history"} <= state.keys():
                     return state
                 reason = f"its format is {state['format']!r}, not {FORMAT}"
             except Exception as error:  # a damaged file can fail anywhere inside torch.load, in many ways
                 reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
             aside = free_name(path.with_suffix(".damaged.pt"))
             path.replace(aside)
-            self.log(f"{path} cannot be read ({reason}): it is set aside as {aside.name}")
+            self.log(f"{path} is no good checkpoint ({reason}): it is set aside as {aside.name}")
         return {}
+
+    def read(self, path):
+        """The file's bytes, or None where there is none. A disk that fails is no reason to set a good file aside."""
+        try:
+            return path.read_bytes() if path.exists() else None
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}; try again or give another --out") from None
 
     def refuse_other_run(self):
         there = self.state["config"]
@@ -96,6 +105,7 @@ class Checkpoint:
 
     def save(self, **parts):
         """Add `parts` to the state and write it. Where the disk is full, that is said and the last good file stays."""
+        parts = copy.deepcopy(parts)  # a state dict holds the living weights, and they move on
         self.state = {"format": FORMAT, "config": self.config, "history": [], **self.state, **parts}
         try:
             write_atomically(self.path, to_bytes(self.state), keep=self.previous)
@@ -154,8 +164,8 @@ def lock_folder(folder):
     """Keep other processes out of `folder` for as long as this process lives."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)  # a notebook may take it again and again
-        lock.acquire()
+        lock = FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True)
+        lock.acquire()  # again and again in a notebook: within one process it is one and the same lock
     except Timeout:
         raise CheckpointError(
             f"{folder} is in use by another process: wait for it, or choose another output folder"

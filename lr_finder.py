@@ -10,6 +10,7 @@ here: nothing of yours is changed by it, a NaN ends it, and the curve is smoothe
 import contextlib
 import copy
 import random
+import time
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +20,15 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from tqdm import tqdm
 
+from test import explained
+
 with warnings.catch_warnings():  # it asks for tqdm's widget, which leaves behind what GitHub cannot show
     warnings.simplefilter("ignore")
     import torch_lr_finder.lr_finder as library
 
 START_LR, END_LR = 1e-6, 1.0
 DIVISOR = 100  # LRMIN = LRMAX / DIVISOR
-SMOOTHING = 0.25  # standard deviation of the smoothing, in powers of ten of the learning rate
+SMOOTHING = 1 / 3  # standard deviation of the smoothing, in powers of ten of the learning rate
 
 
 @dataclass
@@ -56,17 +59,20 @@ def find_lr(model, device, train_loader, optimizer, criterion, *, iterations=100
         checkpoint: a `checkpoint.Checkpoint` that keeps the result; where it has one, that is returned at once.
 
     Raises:
-        ValueError: the loss never fell, so there is nothing to read off.
+        ValueError: the loss never fell, so there is nothing to read off, or a batch does not fit (see `train.train`).
     """
     if checkpoint is not None and checkpoint.state.get("range_test"):
         return RangeTest(**checkpoint.state["range_test"])
     if hasattr(train_loader, "set_epoch"):
         train_loader.set_epoch(0)  # training begins with epoch 1
+    if len(train_loader) == 0:
+        raise ValueError("the training loader is empty: there is nothing to learn from")
+    began = time.perf_counter()
     with random_state_kept():
         lrs, losses = run_test(model, device, train_loader, optimizer, criterion, iterations, dtype)
     found = read_curve(lrs, losses)
     if checkpoint is not None:
-        checkpoint.save(range_test=vars(found))
+        checkpoint.save(range_test=vars(found), range_seconds=time.perf_counter() - began)
     return found
 
 
@@ -89,35 +95,46 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, dtyp
     scaler = torch.amp.GradScaler(kind, enabled=dtype == torch.float16)
     finder = library.LRFinder(model, optimizer, finite_loss, device=device, grad_scaler=scaler, **amp)
     library.tqdm = partial(tqdm, desc="LR range test", leave=False, disable=None)
-    with contextlib.suppress(NotFinite), contextlib.redirect_stdout(None):  # it prints its template, not its message
-        finder.range_test(Batches(train_loader), start_lr=START_LR, end_lr=END_LR, num_iter=iterations, smooth_f=0)
+    batches = Batches(train_loader)
+    silence = contextlib.redirect_stdout(None)  # it prints its template, not its message
+    with contextlib.suppress(NotFinite), silence, explained(batches):
+        finder.range_test(batches, start_lr=START_LR, end_lr=END_LR, num_iter=iterations, smooth_f=0)
     losses = [float(loss) for loss in finder.history["loss"]]
     return [float(lr) for lr in finder.history["lr"][: len(losses)]], losses
 
 
 class Batches(library.TrainDataLoaderIter):
-    """Lets the library take any loader, not only a DataLoader."""
+    """Lets the library take any loader, not only a DataLoader. Its length is that of the batch in hand."""
+
+    labels = ()
+
+    def inputs_labels_from_batch(self, batch_data):
+        pictures, self.labels = super().inputs_labels_from_batch(batch_data)
+        return pictures, self.labels
+
+    def __len__(self):
+        return len(self.labels)
 
 
 def read_curve(lrs, losses):
     """LRMAX: where the smoothed loss falls most steeply against log(learning rate). LRMIN: LRMAX / 100.
 
-    The slope of a single step is noise and follows the number of iterations; smoothed by a Gaussian over a quarter of
-    a power of ten it does neither. What comes after the lowest loss does not count.
+    The slope of a single step is noise and follows the number of iterations, so the curve is smoothed by a Gaussian
+    over a third of a power of ten of the rate. Only the fall that leads to the lowest loss counts, the power of ten
+    before it: earlier slopes are noise, and what comes after the take-off (a dead network has a low loss) is no fall.
     """
     if len(losses) < 10:
         raise ValueError(
             f"the range test ended after {len(losses)} steps: check the data and the loss, then take more iterations"
         )
-    decades = np.log10(lrs)
-    sigma = SMOOTHING / np.diff(decades).mean()
-    smoothed = gaussian_filter1d(np.minimum(losses, 2 * losses[0]), sigma, mode="nearest")
-    slope = np.gradient(smoothed, decades)
-    lowest = max(int(smoothed.argmin()), 2)
-    steepest = int(slope[:lowest].argmin())
-    if slope[steepest] >= 0:
+    steps_a_decade = 1 / np.diff(np.log10(lrs)).mean()
+    smoothed = gaussian_filter1d(np.minimum(losses, 2 * losses[0]), SMOOTHING * steps_a_decade, mode="nearest")
+    taken_off = np.flatnonzero(smoothed > 1.2 * smoothed[0])
+    lowest = int(smoothed[: taken_off[0] if len(taken_off) else None].argmin())
+    slope = np.diff(smoothed)[max(0, lowest - round(steps_a_decade)) : lowest]
+    if len(slope) == 0 or slope.min() >= 0:
         raise ValueError("the loss never fell during the range test: check the data, the labels and the loss")
-    lr_max = float(lrs[steepest])
+    lr_max = float(lrs[lowest - len(slope) + int(slope.argmin())])
     return RangeTest(lr_max / DIVISOR, lr_max, lrs, losses, smoothed.tolist())
 
 

@@ -107,14 +107,15 @@ def trace_shapes(model, input_size):
     """The model as a graph (torch.fx) whose nodes know their output shapes; the model itself is left as it was."""
     parameter = next(model.parameters())
     picture = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()  # a picture of zeros must not move BatchNorm's statistics
     try:
         graph = symbolic_trace(model)
         with torch.no_grad():
             ShapeProp(graph).propagate(picture)
     finally:
-        model.train(training)
+        for module, mode in modes:  # one by one: a part may be frozen
+            module.training = mode
     return graph
 
 

@@ -14,23 +14,25 @@ import numpy as np
 
 TARGET = 90.0  # per cent, on the official test pictures
 PACKAGES = ("torch", "torchvision", "albumentations", "torch-lr-finder", "matplotlib", "numpy")
+README_MARKS = ("<!-- results: written by `python report.py`, do not edit -->", "<!-- end of results -->")
 ORIGINAL = Path(__file__).parent / "misc" / "original-2023.json"
 
 
-def collect(data, history, found, config, *, parameters, device, world_size=1):
-    """All numbers of a run as plain values, with the keys of `results.json`.
+def collect(data, history, found, config, confusion, *, parameters, device, world_size=1):
+    """All numbers of a run as plain values, with the keys of `results.json`, and the analysis in words.
 
     Args:
         data: the `dataset.Data` that was trained on.
         history: what `train.fit` returned.
         found: what `lr_finder.find_lr` returned.
         config: what `settings.describe_run` returned.
+        confusion: (C, C) counts of the test pictures, rows = true classes.
         parameters: the network's number of parameters.
         device: its name, for people.
         world_size: number of processes.
     """
     accuracies = [row["test_acc"] for row in history]
-    return dict(
+    numbers = dict(
         data=data.name,
         pictures=len(data.train),
         test_pictures=len(data.test),
@@ -51,7 +53,9 @@ def collect(data, history, found, config, *, parameters, device, world_size=1):
         best_test_acc=max(accuracies),
         final_test_acc=accuracies[-1],
         epoch_90=next((row["epoch"] for row in history if row["test_acc"] >= TARGET), None),
+        confusion=np.asarray(confusion).tolist(),
     )
+    return numbers | dict(analysis=analysis(numbers, data.classes))
 
 
 def provenance(numbers):
@@ -106,15 +110,9 @@ def field_table(rows):
     return "\n".join(lines)
 
 
-def target_result_analysis(numbers, confusion, classes):
-    """Target, Result and Analysis of a run as Markdown, all computed from its own numbers.
-
-    Args:
-        numbers: from `collect`.
-        confusion: (C, C) counts, rows = true classes.
-        classes: C names.
-    """
-    return "\n\n".join([target(numbers), result(numbers), analysis(numbers, confusion, classes)])
+def target_result_analysis(numbers):
+    """Target, Result and Analysis of a run as Markdown, all computed from its own numbers (from `collect`)."""
+    return "\n\n".join([target(numbers), result(numbers), numbers["analysis"]])
 
 
 def target(numbers):
@@ -142,8 +140,8 @@ def result(numbers):
     return " ".join(lines)
 
 
-def analysis(numbers, confusion, classes):
-    history, confusion = numbers["history"], np.asarray(confusion)
+def analysis(numbers, classes):
+    history, confusion = numbers["history"], np.asarray(numbers["confusion"])
     last = history[-1]
     sentences = [
         f"**Analysis.** The learning rate rose from {numbers['lr_min']:.2e} to {numbers['lr_max']:.2e} and fell back. "
@@ -197,3 +195,23 @@ def worst_classes(confusion, classes):
         f"{share.min():.1%}. The pair mistaken for each other most often is {classes[a]} and {classes[b]}: "
         f"{pairs[a, b]} of {wrong.sum()} mistakes."
     )
+
+
+def readme_block(numbers):
+    """The part of the README that quotes `misc/results.json`: two paragraphs and the last epochs, as Markdown."""
+    return "\n\n".join([target(numbers), result(numbers), numbers["analysis"], epoch_table(numbers["history"])])
+
+
+def update_readme(readme, results):
+    """Write the results into the README, between its two marks; returns the new text."""
+    text = Path(readme).read_text(encoding="utf-8")
+    numbers = json.loads(Path(results).read_text(encoding="utf-8"))
+    head, mark, rest = text.partition(README_MARKS[0])
+    _, end, tail = rest.partition(README_MARKS[1])
+    if not mark or not end:
+        raise ValueError(f"{readme} lacks the marks {README_MARKS[0]!r} and {README_MARKS[1]!r} for the results")
+    return f"{head}{mark}\n\n{readme_block(numbers)}\n\n{end}{tail}"
+
+
+if __name__ == "__main__":
+    Path("README.md").write_text(update_readme("README.md", "misc/results.json"), encoding="utf-8")

@@ -37,22 +37,22 @@ def parse(arguments):
         choices=PROFILES,
         help="full: 24 epochs; quick: 5 minutes on two cores; auto: by device",
     )
-    add("--epochs", type=int, help="epochs of the whole cycle (default: by profile)")
-    add("--batch-size", type=int, help="pictures a step (default: by profile)")
+    add("--epochs", type=number, help="epochs of the whole cycle (default: by profile)")
+    add("--batch-size", type=number, help="pictures a step (default: by profile)")
     add(
         "--limit",
-        type=int,
+        type=number,
         metavar="N",
         help="N training and N/5 test pictures, balanced by class (default: by profile)",
     )
-    add("--seed", type=int, default=0, help="of the weights, the order and the augmentation (default: 0)")
+    add("--seed", type=number, default=0, help="of the weights, the order and the augmentation (default: 0)")
     add(
         "--loader",
         default="albumentations",
         choices=LOADERS,
         help="who prepares the pictures (default: albumentations)",
     )
-    add("--workers", type=int, default=2, help="processes that prepare pictures (default: 2)")
+    add("--workers", type=number, default=2, help="processes that prepare pictures (default: 2)")
     add("--out", default="runs/s10", metavar="DIR", help="where results, weights and figures go (default: runs/s10)")
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where a run in DIR was cut")
     add("--deterministic", action="store_true", help="the same to the last bit on CUDA too; slower")
@@ -63,10 +63,16 @@ def parse(arguments):
             args.profile, args.device, epochs=args.epochs, batch_size=args.batch_size, limit=args.limit
         )
         whole("seed", args.seed, 0), whole("workers", args.workers, 0)
-        lock_folder(Path(args.out))
+        dataset.check_source(args.data)
+        args.lock = lock_folder(Path(args.out))  # held from here on
     except (ValueError, CheckpointError) as error:
         parser.error(str(error))
     return args
+
+
+def number(text):
+    """A whole number where the text is one; `settings.whole` refuses the rest, with the valid values."""
+    return int(text) if text.removeprefix("-").isdecimal() else text
 
 
 def run(args):
@@ -104,18 +110,19 @@ def run(args):
         seed=args.seed,
         **common,
     )
-    counted = dict(parameters=models.count_parameters(model), device=device_name(device))
-    numbers = report.collect(data, history, found, config, **counted)
+    probabilities, labels = predict(model, device, test_loader, dtype=dtype)
+    about = dict(parameters=models.count_parameters(model), device=device_name(device))
+    numbers = report.collect(data, history, found, config, confusion_matrix(probabilities, labels), **about)
     out = Path(args.out)
     write_atomically(out / "s10_model.pt", to_bytes(model.state_dict()))
     write_atomically(out / "results.json", report.to_json(numbers))
     print(f"final test accuracy {numbers['final_test_acc']:.2f} % on {data.name}; weights and results are in {out}")
-    draw(out, data, found, numbers, *predict(model, device, test_loader, dtype=dtype))
+    draw(out, data, found, numbers, probabilities, labels)
 
 
 def draw(out, data, found, numbers, probabilities, labels):
     """The figures of a finished run. Its results are safe by now, so a figure that cannot be written only says so."""
-    worst, confusion = mistakes(probabilities, labels)[:25], confusion_matrix(probabilities, labels)
+    worst, confusion = mistakes(probabilities, labels)[:25], numbers["confusion"]
     wrong = (data.test.data[worst], labels[worst], probabilities[worst].argmax(1), probabilities[worst].max(1))
     figures = [
         (utils.plot_samples, "sample_images", (data.train.data, data.train.targets, data.classes)),
@@ -128,19 +135,18 @@ def draw(out, data, found, numbers, probabilities, labels):
     for plot, name, values in figures:
         try:
             plot(*values, note=report.provenance(numbers), path=out / f"{name}.png")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # no room, or nothing to draw: not one mistake, say
             print(f"{name}.png could not be written: {error}")
     print(f"figures: {out}/*.png")
 
 
 def main(arguments=None):
     """`python train.py`: 0 when all went well, 1 and a sentence when not, 2 for wrong arguments, 130 after Ctrl-C."""
-    from checkpoint import CheckpointError
-
     args = parse(arguments)
     try:
         run(args)
-    except (ValueError, TypeError, ArithmeticError, OSError, CheckpointError, DownloadError) as error:
+    except (ValueError, TypeError, ArithmeticError, MemoryError, OSError, CheckpointError, DownloadError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
+        print("train.py: stopped by Ctrl-C; the same command goes on after the last finished epoch")
         sys.exit(130)

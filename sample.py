@@ -1,16 +1,18 @@
 """What is there to learn from when there is neither a file nor a network?
 
-Ten kinds of little pictures, 32 x 32 pixels in colour like CIFAR-10's but *not* CIFAR-10, drawn by the code below:
+Ten kinds of little pictures, 32 x 32 pixels in colour like CIFAR-10's but *not* CIFAR-10, drawn by code:
 
     from sample import SAMPLE_CLASSES, draw_sample
     pictures, labels = draw_sample(train=True)    # (4096, 32, 32, 3) uint8, (4096,) int64
 
-The class is in the shape alone. Palette, background, size, place, tilt and proportions are drawn at random in the same
-way for all classes, so neither a colour nor a pixel gives the class away: a linear classifier stays near chance.
+The class is in the shape alone. Palette, background, mist, size, place, tilt and proportions are drawn at
+random, in the same way for all classes, so neither a colour nor a pixel gives the class away.
 
-Shapes are signed distances (negative inside), as in https://iquilezles.org/articles/distfunctions2d: one formula draws
-many pictures at once, and the distance in pixels, clipped to one pixel, is an anti-aliased edge.
+Shapes are signed distances (negative inside), as in https://iquilezles.org/articles/distfunctions2d: one
+formula draws many pictures at once, and a distance in pixels, clipped to one pixel, is an anti-aliased edge.
 """
+
+import math
 
 import numpy as np
 
@@ -19,6 +21,16 @@ TEST_PICTURES = 1024
 SIZE = 32  # pixels
 CHUNK = 64  # pictures drawn at once; few enough to stay in the processor's cache
 TRAIN_SEED, TEST_SEED = 10, 11
+
+RANGES = {  # what varies from picture to picture besides the colours, evenly between two limits
+    "scale": (9.5, 15),  # square root of the object's area, pixels
+    "dx": (-4, 4),  # pixels right of the middle
+    "dy": (-4, 4),  # pixels below it
+    "tilt": (-0.4, 0.4),  # radians
+    "stretch": (0.88, 1.12),  # narrower and taller above 1
+    "v": (-1, 1),  # proportions, see the shapes
+    "clear": (0.5, 1),  # 1: no mist
+}
 
 MAIN, SECOND, THIRD = range(3)  # the three colours of an object
 
@@ -43,12 +55,13 @@ def polygon(x, y, *corners):
     distance = -np.inf
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
         ex, ey = bx - ax, by - ay
-        distance = np.maximum(distance, ((x - ax) * ey - (y - ay) * ex) / np.hypot(ex, ey))
+        distance = np.maximum(distance, ((x - ax) * ey - (y - ay) * ex) / np.hypot(ex, ey, dtype=np.float32))
     return distance
 
 
-# One function per class. x points right, y up, and the object fills about -1 to 1. `v`, in [-1, 1] and different in
-# every picture, varies the proportions. They return layers, (distance, which colour), painted in this order.
+# One function per class. x points right, y up, and the object fills about -1 to 1. `v`, in [-1, 1] and
+# different in every picture, varies the proportions. They return layers, (distance, which colour), painted
+# in this order.
 
 
 def balloon(x, y, v):
@@ -117,16 +130,14 @@ def sailboat(x, y, v):
 
 
 def star(x, y, v):
-    fifth = 2 * np.pi / 5
-    angle = abs((np.arctan2(x, y) + fifth / 2) % fifth - fifth / 2)  # 0 at a point of the star, fifth / 2 in a notch
+    fifth = 2 * math.pi / 5
+    # 0 at a point of the star, fifth / 2 in a notch.
+    angle = abs((np.arctan2(x, y) + fifth / 2) % fifth - fifth / 2)
     radius = np.hypot(x, y)
     inner = 0.48 + 0.05 * v
-    nx, ny = (
-        inner * np.sin(fifth / 2),
-        1 - inner * np.cos(fifth / 2),
-    )  # from the notch to the point, turned by 90 degrees
-    edge = (radius * np.cos(angle) - 1) * nx + radius * np.sin(angle) * ny
-    edge = edge / np.hypot(nx, ny)
+    # The normal of the edge from the notch to the point: the edge turned by 90 degrees.
+    nx, ny = inner * math.sin(fifth / 2), 1 - inner * math.cos(fifth / 2)
+    edge = ((radius * np.cos(angle) - 1) * nx + radius * np.sin(angle) * ny) / np.hypot(nx, ny)
     return [(edge, MAIN), (edge + 0.24, SECOND)]
 
 
@@ -142,7 +153,7 @@ def area(shape):
 
 
 def colour(hue, chroma, lightness):
-    """(n,) each -> (n, 3, 1, 1) RGB in [0, 1]; hue is in turns. Three shifted cosines make all hues equally soft."""
+    """(n,) each -> (n, 3, 1, 1) RGB in [0, 1], hue in turns; shifted cosines make all hues equally soft."""
     rgb = lightness[:, None] + chroma[:, None] * np.cos(2 * np.pi * (hue[:, None] - np.arange(3) / 3))
     return np.clip(rgb, 0.03, 0.97).astype(np.float32)[..., None, None]
 
@@ -150,7 +161,7 @@ def colour(hue, chroma, lightness):
 def draw_palette(rng, n):
     """Two colours of a background and three of an object, (n, 3, 1, 1) each: light on dark or dark on light.
 
-    The object's three come in random order: a class that shows more of one of them must not be known by it.
+    The object's three come in random order: a class that shows more of MAIN must not be known by it.
     """
     hue, side = rng.random(n), rng.choice([-1, 1], n)
     level = 0.52 - side * rng.uniform(0.16, 0.32, n)
@@ -162,12 +173,10 @@ def draw_palette(rng, n):
     paints = []
     for turn, contrast in ((0.5, 0.32), (0.4, 0.52), (0.15, 0.42)):
         other = hue + rng.choice([-1, 1], n) * turn + rng.uniform(-0.12, 0.12, n)
-        paints.append(
-            colour(other, rng.uniform(0.08, 0.24, n), level + side * (contrast + rng.uniform(-0.07, 0.07, n)))
-        )
-    paints = np.take_along_axis(
-        np.stack(paints), rng.permuted(np.tile([[0], [1], [2]], n), axis=0)[..., None, None, None], axis=0
-    )
+        lightness = level + side * (contrast + rng.uniform(-0.07, 0.07, n))
+        paints.append(colour(other, rng.uniform(0.08, 0.24, n), lightness))
+    order = rng.permuted(np.tile(np.arange(3), (n, 1)), axis=1)
+    paints = np.stack(paints)[order.T, np.arange(n)]
     return ground, paints
 
 
@@ -184,7 +193,8 @@ def draw_background(rng, n, ground):
     slope = 0.5 + 0.4 * (np.cos(turn) * x + np.sin(turn) * y)
     picture = ground[0] + slope[:, None] * (ground[1] - ground[0])
     for _ in range(3):
-        cx, cy, radius = rng.uniform([-1, -1, 0.15], [1, 1, 0.5], (n, 3)).astype(np.float32).T[..., None, None]
+        table = rng.uniform([-1, -1, 0.15], [1, 1, 0.5], (n, 3)).astype(np.float32)
+        cx, cy, radius = table.T[..., None, None]
         glow = np.clip(0.5 - disc(x, y, cx, cy, radius) * 5, 0, 1)
         blend(picture, ground[1] + np.float32(0.12), np.float32(0.4) * glow)
     return picture
@@ -195,10 +205,9 @@ def draw_class(shape, rng, n):
     ground, paints = draw_palette(rng, n)
     picture = draw_background(rng, n, ground)
 
-    low, high = [8.5, -4, -4, -0.5, 0.88, -1, 0.45], [15, 4, 4, 0.5, 1.12, 1, 1]
-    table = rng.uniform(low, high, (n, 7)).astype(np.float32)
+    table = rng.uniform(*zip(*RANGES.values(), strict=True), (n, len(RANGES))).astype(np.float32)
     scale, dx, dy, tilt, stretch, v, clear = table.T[..., None, None]
-    paints = [ground[0] + clear[:, None] * (paint - ground[0]) for paint in paints]  # the rest of the way is mist
+    paints = [ground[0] + clear[:, None] * (paint - ground[0]) for paint in paints]  # mist
     scale = scale / np.float32(area(shape) ** 0.5)  # pixels a unit: all classes cover equally many of them
     mirror = rng.choice(np.float32([-1, 1]), (n, 1, 1))
     pixels = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
@@ -221,11 +230,11 @@ def draw_sample(train: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """The sample's training or test pictures; always the same ones.
 
     Args:
-        train: True for the 4,096 training pictures, False for the 1,024 test pictures: other draws, same distribution.
+        train: True for the 4,096 training pictures, False for the 1,024 test pictures (same distribution).
 
     Returns:
-        pictures, (N, 32, 32, 3) uint8, and labels, (N,) int64, indices into `SAMPLE_CLASSES`. The first n pictures hold
-        each class equally often, for any n, give or take one.
+        pictures, (N, 32, 32, 3) uint8, and labels, (N,) int64, indices into `SAMPLE_CLASSES`. The first n
+        pictures hold each class equally often, give or take one, for any n.
     """
     count, seed = (TRAIN_PICTURES, TRAIN_SEED) if train else (TEST_PICTURES, TEST_SEED)
     rng = np.random.default_rng(seed)

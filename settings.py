@@ -37,8 +37,8 @@ class Settings:
 
 
 FULL = Settings("full", epochs=24, batch_size=512, limit=None, iterations=100)
-# 30 * 64 in the range test + 5 * (2,000 + 400) + 400 for the figures: 14,320 pictures go through the network
-QUICK = Settings("quick", epochs=5, batch_size=64, limit=2000, iterations=30)
+# 80 * 32 in the range test + 5 * (2,000 + 400) + 400 for the figures: 14,960 pictures go through the network
+QUICK = Settings("quick", epochs=5, batch_size=32, limit=2000, iterations=80)
 
 
 def choose(profile="auto", device="cpu", *, epochs=None, batch_size=None, limit=None):

@@ -5,6 +5,8 @@ probabilities, labels = predict(model, device, test_loader)
 worst = mistakes(probabilities, labels)      # most confident first
 """
 
+import contextlib
+
 import numpy as np
 import torch
 
@@ -20,8 +22,31 @@ def outputs(model, device, loader, dtype=torch.float32):
     model.eval()
     with torch.inference_mode(), torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
         for pictures, labels in loader:
-            pictures, labels = to_device(pictures, labels, device)
-            yield model(pictures), labels
+            with explained(labels):
+                pictures, labels = to_device(pictures, labels, device)
+                output = model(pictures)
+            yield output, labels
+
+
+@contextlib.contextmanager
+def explained(labels):
+    """Inside, three errors that come from deep within PyTorch become a sentence; any other stays as it is."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError) as error:
+        text, batch_size = str(error), len(labels)
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
+            smaller = max(1, batch_size // 2)
+            cure = MemoryError(f"out of memory with a batch of {batch_size}: try a batch size of {smaller}")
+        elif "more than 1 value per channel" in text:
+            text = f"BatchNorm cannot learn from a batch of {batch_size}: choose a batch size that leaves no rest of 1"
+            cure = ValueError(text)
+        elif "out of bounds" in text or "device-side assert" in text:
+            text = f"a label is not among the network's classes ({text.splitlines()[0]})"
+            cure = ValueError(f"{text}: count the classes of the data again")
+        else:
+            raise
+        raise cure from error
 
 
 def test(model, device, test_loader, criterion, *, dtype=torch.float32):
@@ -38,10 +63,12 @@ def test(model, device, test_loader, criterion, *, dtype=torch.float32):
         (mean loss over all pictures, accuracy in per cent).
     """
     loss, hits, count = 0, 0, 0  # the first two become tensors on the device: nothing waits until the end
-    for output, labels in outputs(model, device, test_loader, dtype):
-        loss += criterion(output, labels) * len(labels)
-        hits += (output.argmax(dim=1) == labels).sum()
-        count += len(labels)
+    with contextlib.closing(outputs(model, device, test_loader, dtype)) as batches:  # leaves inference mode at once
+        for output, labels in batches:
+            with explained(labels):
+                loss += criterion(output, labels) * len(labels)
+            hits += (output.argmax(dim=1) == labels).sum()
+            count += len(labels)
     if count == 0:
         raise ValueError("the test loader is empty: there is nothing to evaluate on")
     return float(loss) / count, 100 * int(hits) / count
@@ -52,7 +79,10 @@ test.__test__ = False  # pytest must not take it for one of its own
 
 def predict(model, device, loader, *, dtype=torch.float32):
     """Class probabilities (N, C) and labels (N,) of all pictures, as NumPy arrays in the loader's order."""
-    results = [(output.float().softmax(dim=1), labels) for output, labels in outputs(model, device, loader, dtype)]
+    with contextlib.closing(outputs(model, device, loader, dtype)) as batches:
+        results = [(output.float().softmax(dim=1), labels) for output, labels in batches]
+    if not results:
+        raise ValueError("the loader is empty: there is nothing to predict")
     probabilities, labels = (torch.cat(part).cpu().numpy() for part in zip(*results, strict=True))
     return probabilities, labels
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lr_finder import DIVISOR
 from lr_finder import find_lr as find_lr  # train.find_lr: whoever takes train.py along finds it here
-from test import test, to_device
+from test import explained, test, to_device
 
 PEAK = 5 / 24  # LRMAX is reached at the end of epoch 5 of 24
 RECIPE = dict(optimizer="Adam", weight_decay=0.05, betas=[0.9, 0.99], label_smoothing=0.1)
@@ -53,7 +53,7 @@ class Tally:
     def read(self):
         """(mean loss, accuracy in per cent) so far; raises TrainingDiverged where a loss was not finite."""
         step, pixels = int(self.bad_loss), int(self.bad_pixels)
-        if 0 <= pixels <= max(step, pixels):
+        if pixels >= 0 and not 0 <= step < pixels:
             raise TrainingDiverged(
                 f"a picture of step {pixels + 1} holds NaN or infinite pixels: check the data and its transform"
             )
@@ -99,14 +99,14 @@ def train(
 
     Raises:
         TrainingDiverged: a loss was NaN or infinite; step and learning rate are named.
-        ValueError, RuntimeError: the batch does not fit the network, the labels or the memory; the cure is named.
+        ValueError, MemoryError: the batch does not fit the network, the labels or the memory; the cure is named.
     """
     model.train()
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     tally, kind = Tally(device), torch.device(device).type
     every = max(1, len(train_loader) // 4)  # steps between two read-backs
     for step, (pictures, labels) in enumerate(progress(train_loader, title), start=1):
-        try:
+        with explained(labels):
             pictures, labels = to_device(pictures, labels, device)
             with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
                 output = model(pictures)
@@ -116,8 +116,6 @@ def train(
             tally.add(loss, output, pictures, labels, optimizer.param_groups[0]["lr"])
             scaler.step(optimizer)
             scaler.update()
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise explain(error, len(labels)) from error
         if scheduler is not None:
             scheduler.step()
         if step % every == 0:
@@ -125,24 +123,6 @@ def train(
     if tally.count == 0:
         raise ValueError("the training loader is empty: there is nothing to learn from")
     return tally.read()
-
-
-def explain(error, batch_size):
-    """Three errors that come from deep inside PyTorch, as a sentence; any other as it is."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
-        return RuntimeError(
-            f"out of memory with a batch of {batch_size}: try a batch size of {max(1, batch_size // 2)}"
-        )
-    if "more than 1 value per channel" in text:
-        return ValueError(
-            f"BatchNorm cannot learn from a batch of {batch_size}: choose a batch size that leaves no rest of 1"
-        )
-    if "out of bounds" in text or "device-side assert" in text:
-        return ValueError(
-            f"a label is not among the network's classes: count the classes of the data again ({text.splitlines()[0]})"
-        )
-    return error
 
 
 def progress(loader, title):
@@ -169,14 +149,11 @@ def one_cycle(optimizer, lr_max, steps_per_epoch, epochs=24, *, peak=PEAK):
     """
     total = steps_of_cycle(steps_per_epoch, epochs)
     top = min(max(round(peak * total), 2), total - 1)  # OneCycleLR reaches its peak only where this is whole
-    share = top / total
-    while share * total != top:  # undo the rounding of the division, so that LRMAX is reached exactly
-        share = math.nextafter(share, 1 if share * total < top else 0)
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         lr_max,
         total_steps=total,
-        pct_start=share,
+        pct_start=top / total,
         anneal_strategy="linear",
         div_factor=DIVISOR,
         final_div_factor=1,
@@ -244,17 +221,19 @@ def fit(
     parts = dict(model=model, optimizer=optimizer, scaler=scaler) | ({"scheduler": scheduler} if scheduler else {})
     history = begin(checkpoint, parts)
     rates = []  # of every step; once an epoch is over, the scheduler has moved on to the next
-    hook = optimizer.register_step_post_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
     for epoch in range(len(history) + 1, epochs + 1):
         began, batches = time.perf_counter(), Stopwatch(train_loader)
         torch.manual_seed(1_000_003 * seed + epoch)
         if hasattr(train_loader, "set_epoch"):
             train_loader.set_epoch(epoch)
-        with failures_named(epoch, checkpoint, log):
+        note_rate = optimizer.register_step_post_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
+        with failures_named(epoch, checkpoint, log), note_rate:
             options = dict(scaler=scaler, dtype=dtype, title=f"epoch {epoch}/{epochs}")
             train_loss, train_acc = train(model, device, batches, optimizer, criterion, scheduler, **options)
             trained = time.perf_counter() - began
             test_loss, test_acc = test(model, device, test_loader, criterion, dtype=dtype)
+            if not math.isfinite(test_loss):  # the last step can ruin the weights after its loss was measured
+                raise TrainingDiverged(f"the test loss is {test_loss}: take a smaller LRMAX or check the test pictures")
         row = dict(epoch=epoch, train_loss=train_loss, train_acc=train_acc, test_loss=test_loss, test_acc=test_acc)
         history.append(row | dict(lr=float(rates[-1]), seconds=time.perf_counter() - began))
         if checkpoint is not None:
@@ -265,7 +244,6 @@ def fit(
                 f"the network waited for pictures {batches.seconds / trained:.0%} of this epoch; "
                 'loader="device" removes that'
             )
-    hook.remove()
     return history
 
 
@@ -281,14 +259,14 @@ def begin(checkpoint, parts):
 @contextlib.contextmanager
 def failures_named(epoch, checkpoint, log):
     """Say which epoch was interrupted or went wrong, and what is kept of the run."""
-    kept = f"; {epoch - 1} finished epochs are kept in {checkpoint.path}" if checkpoint else ""
+    kept = f"{epoch - 1} finished epochs are kept in {checkpoint.path}" if checkpoint else "nothing is kept of the run"
     try:
         yield
     except KeyboardInterrupt:
-        log(f"interrupted: epoch {epoch} is dropped{kept}. Run the same again to go on.")
+        log(f"interrupted: epoch {epoch} is dropped; {kept}" + (": run the same again to go on" if checkpoint else ""))
         raise
     except TrainingDiverged as error:
-        raise TrainingDiverged(f"epoch {epoch}: {error}{kept}") from None
+        raise TrainingDiverged(f"epoch {epoch}: {error}; {kept}") from None
 
 
 class Stopwatch:

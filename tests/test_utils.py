@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from matplotlib.patches import Circle
 from matplotlib.text import Text
 
+import drawing
 import utils
 
 CLASSES = ["airplane", "cat", "a class with quite a long name"]
@@ -127,12 +128,10 @@ def test_no_words_are_cut_off_and_the_note_stays_in_its_place(name):
     for text in fig.texts + [text for ax in fig.axes for text in ax.texts + [ax.xaxis.label, ax.yaxis.label]]:
         if text.get_text():
             box = text.get_window_extent(renderer)
-            assert box.x0 >= -1 and box.x1 <= width + 1 and box.y0 >= -1 and box.y1 <= height + 1, (
-                text.get_text()
-            )
+            assert box.x0 >= -1 and box.x1 <= width + 1 and box.y0 >= -1 and box.y1 <= height + 1, text.get_text()
     note = next(text for text in fig.texts if text.get_text() == "CIFAR-10, JPEG edition")
-    assert note.get_window_extent(renderer).x0 == pytest.approx(utils.MARGIN, abs=2)
-    assert note.get_window_extent(renderer).y1 <= utils.FOOT
+    assert note.get_window_extent(renderer).x0 == pytest.approx(drawing.MARGIN, abs=2)
+    assert note.get_window_extent(renderer).y1 <= drawing.FOOT
 
 
 @pytest.mark.parametrize("name", ["samples", "history"])
@@ -181,7 +180,7 @@ def test_pictures_are_enlarged_by_a_whole_number_and_every_pixel_is_a_sharp_squa
     scale = (right - left) / 32
     assert scale == int(scale) >= 3
     saved = (imread(tmp_path / "one.png")[..., :3] * 255).round().astype(np.uint8)
-    x, y = int(left), int(top) + utils.HEAD
+    x, y = int(left), int(top) + drawing.HEAD
     drawn = saved[y : y + 32 * int(scale), x : x + 32 * int(scale)]
     np.testing.assert_array_equal(drawn, PICTURES[0].repeat(int(scale), axis=0).repeat(int(scale), axis=1))
 
@@ -198,9 +197,7 @@ def test_the_readers_dark_style_changes_nothing(tmp_path):
 
 def test_importing_draws_nothing_and_needs_no_display():
     code = (
-        "import utils, matplotlib.pyplot as plt; assert plt.get_fignums() == []; utils.plot_bars("
-        + repr(SEEDS)
-        + ")"
+        "import utils, matplotlib.pyplot as plt; assert plt.get_fignums() == []; utils.plot_bars(" + repr(SEEDS) + ")"
     )
     environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "MPLBACKEND")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
@@ -304,9 +301,7 @@ def test_history_of_one_epoch_and_of_a_run_gone_wrong():
     assert fig.axes[0].get_ylim()[1] < 20
     assert "8e+06 ↑" in words(fig)
     assert "90.00 %, in epoch 2" in fig.texts[0].get_text()
-    nothing = [
-        {**HISTORY[0], **dict.fromkeys(("train_loss", "test_loss", "train_acc", "test_acc"), float("nan"))}
-    ]
+    nothing = [{**HISTORY[0], **dict.fromkeys(("train_loss", "test_loss", "train_acc", "test_acc"), float("nan"))}]
     assert isinstance(utils.plot_history(nothing), Figure)
 
 
@@ -365,7 +360,7 @@ def test_bars_show_means_seeds_and_the_reference():
 
 
 def test_the_palette_can_be_told_apart_in_black_and_white():
-    grey = [np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) for colour in (utils.BLUE, utils.SKY)]
+    grey = [np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) for colour in (drawing.BLUE, drawing.SKY)]
     assert abs(grey[0] - grey[1]) > 0.2
 
 
