@@ -120,8 +120,9 @@ def read_curve(lrs, losses):
     """LRMAX: where the smoothed loss falls most steeply against log(learning rate). LRMIN: LRMAX / 100.
 
     The slope of a single step is noise and follows the number of iterations, so the curve is smoothed by a Gaussian
-    over a third of a power of ten of the rate. Only the fall that leads to the lowest loss counts, the power of ten
-    before it: earlier slopes are noise, and what comes after the take-off (a dead network has a low loss) is no fall.
+    over a third of a power of ten of the rate. Only the last power of ten before the take-off counts, where the loss
+    has risen by a tenth of its first value above its lowest: the take-off hardly depends on chance, and slopes further
+    left are noise wherever the loss falls little. Where it never takes off, the steepest slope of all counts.
     """
     if len(losses) < 10:
         raise ValueError(
@@ -129,12 +130,12 @@ def read_curve(lrs, losses):
         )
     steps_a_decade = 1 / np.diff(np.log10(lrs)).mean()
     smoothed = gaussian_filter1d(np.minimum(losses, 2 * losses[0]), SMOOTHING * steps_a_decade, mode="nearest")
-    taken_off = np.flatnonzero(smoothed > 1.2 * smoothed[0])
-    lowest = int(smoothed[: taken_off[0] if len(taken_off) else None].argmin())
-    slope = np.diff(smoothed)[max(0, lowest - round(steps_a_decade)) : lowest]
-    if len(slope) == 0 or slope.min() >= 0:
+    risen = np.flatnonzero(smoothed > np.minimum.accumulate(smoothed) + smoothed[0] / 10)
+    take_off = risen[0] if len(risen) else len(smoothed) - 1
+    if smoothed[: take_off + 1].min() >= smoothed[0]:
         raise ValueError("the loss never fell during the range test: check the data, the labels and the loss")
-    lr_max = float(lrs[lowest - len(slope) + int(slope.argmin())])
+    begin = max(0, take_off - round(steps_a_decade)) if len(risen) else 0
+    lr_max = float(lrs[begin + int(np.diff(smoothed[begin : take_off + 1]).argmin())])
     return RangeTest(lr_max / DIVISOR, lr_max, lrs, losses, smoothed.tolist())
 
 

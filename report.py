@@ -34,6 +34,9 @@ def collect(data, history, found, config, confusion, *, parameters, device, worl
     accuracies = [row["test_acc"] for row in history]
     numbers = dict(
         data=data.name,
+        classes=list(data.classes),
+        mean=list(data.mean),
+        std=list(data.std),
         pictures=len(data.train),
         test_pictures=len(data.test),
         epochs=config["epochs"],

@@ -23,13 +23,13 @@ CHUNK = 64  # pictures drawn at once; few enough to stay in the processor's cach
 TRAIN_SEED, TEST_SEED = 10, 11
 
 RANGES = {  # what varies from picture to picture besides the colours, evenly between two limits
-    "scale": (9.5, 15),  # square root of the object's area, pixels
+    "scale": (10, 15.5),  # square root of the object's area, pixels
     "dx": (-4, 4),  # pixels right of the middle
     "dy": (-4, 4),  # pixels below it
-    "tilt": (-0.4, 0.4),  # radians
-    "stretch": (0.88, 1.12),  # narrower and taller above 1
+    "tilt": (-0.35, 0.35),  # radians
+    "stretch": (0.9, 1.1),  # narrower and taller above 1
     "v": (-1, 1),  # proportions, see the shapes
-    "clear": (0.5, 1),  # 1: no mist
+    "clear": (0.65, 1),  # 1: no mist
 }
 
 MAIN, SECOND, THIRD = range(3)  # the three colours of an object

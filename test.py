@@ -99,3 +99,61 @@ def confusion_matrix(probabilities, labels):
     classes = probabilities.shape[1]
     pairs = labels * classes + probabilities.argmax(axis=1)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def main(arguments=None):
+    """`python test.py PICTURE … --weights runs/s10/s10_model.pt`: what does the network see in your own pictures?
+
+    Prints the five most likely classes of each picture and draws them into `own_pictures.png` beside the weights.
+    """
+    import argparse
+    from pathlib import Path
+
+    import utils
+    from picture import read_picture
+
+    parser = argparse.ArgumentParser(description=main.__doc__.partition(": ")[2].partition("\n")[0])
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="photos of any size")
+    parser.add_argument(
+        "--weights", default="runs/s10/s10_model.pt", help="written by train.py, with results.json beside"
+    )
+    args = parser.parse_args(arguments)
+    try:
+        model, numbers = load_run(Path(args.weights))
+        pictures = np.stack([read_picture(path) for path in args.pictures])
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"test.py: {error}") from None
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(numbers[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    with torch.inference_mode():
+        probabilities = model.eval()((pixels - mean) / std).exp().numpy()
+    for path, row in zip(args.pictures, probabilities, strict=True):
+        five = ", ".join(f"{numbers['classes'][i]} {row[i]:.1%}" for i in row.argsort()[::-1][:5])
+        print(f"{path}: {five}")
+    figure = Path(args.weights).with_name("own_pictures.png")
+    utils.plot_top5(pictures, probabilities, numbers["classes"], note=numbers["data"], path=figure)
+    print(f"figure: {figure}")
+
+
+def load_run(weights):
+    """The trained network and the `results.json` of its run."""
+    import json
+
+    from models import s10_model
+
+    results = weights.with_name("results.json")
+    for path in (weights, results):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: train first (python train.py), or give another --weights")
+    numbers = json.loads(results.read_text(encoding="utf-8"))
+    model = s10_model(len(numbers["classes"]))
+    try:
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except Exception as error:  # a damaged file can fail anywhere inside torch.load
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{weights} holds no weights of this network ({reason}): train again") from None
+    return model, numbers
+
+
+if __name__ == "__main__":
+    main()

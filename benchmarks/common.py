@@ -37,7 +37,7 @@ def main(name, measure, sizes):
     """
     parser = argparse.ArgumentParser(description=f"The benchmark {name}; see benchmarks/README.md.")
     parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes; the numbers mean nothing")
-    parser.add_argument("--out", type=Path, help=f"folder of the result (default: {RESULTS.name}, or {TINY} with --tiny)")
+    parser.add_argument("--out", type=Path, help="folder of the result")
     args = parser.parse_args()
     device = pick_device()
     set_deterministic(False)  # as in a run: cuDNN picks its fastest algorithms
@@ -63,7 +63,8 @@ def write(folder, name, device, sizes, rows, goals):
 
 def machine(device):
     """For people: "NVIDIA H200", or the processor's name and threads."""
-    return device_name(device) if device.type != "cpu" else f"{processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return device_name(device) if device.type != "cpu" else f"{processor()}, {threads} thread{'s' * (threads > 1)}"
 
 
 def processor():

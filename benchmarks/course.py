@@ -25,6 +25,9 @@ SIZES = dict(
 )
 
 
+HOLE = (10, 10)  # side, pixels: from 10 to 10
+
+
 def transforms_2023():
     """The notebook's transforms, written for albumentations 2: the arguments of 2023 mean something else there."""
     steps = [
@@ -32,7 +35,7 @@ def transforms_2023():
         A.PadIfNeeded(40, 40, border_mode=cv2.BORDER_REFLECT_101),
         A.RandomCrop(32, 32),
         A.HorizontalFlip(p=0.5),
-        A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(10, 10), hole_width_range=(10, 10), fill=MEAN, p=0.5),
+        A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=HOLE, hole_width_range=HOLE, fill=MEAN, p=0.5),
         ToTensorV2(),
     ]
     return A.Compose(steps, strict=True)

@@ -31,7 +31,7 @@ SIZES = dict(
         network=True,
     ),
 )
-PICTURES = 512  # a point of the batch size repeats its step until it has seen about so many, and at least once
+PICTURES = 256  # a point of the batch size repeats its step until it has seen about so many, and at least once
 
 
 def peak_memory(device):
@@ -54,7 +54,7 @@ def forget_peak():
 
 
 def epoch_of(n, sizes, device):
-    """Seconds of a training epoch of n pictures: device loader, tally, schedule, Adam, and the network if affordable."""
+    """Seconds of a training epoch of n pictures: loader, tally, schedule, Adam; the network if affordable."""
     trainer = Trainer(device)
     if not sizes["network"]:  # a picture's time in the network does not depend on how many others there are
         trainer.model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))

@@ -88,7 +88,8 @@ def measure(device, sizes):
     best = max(speed, key=speed.get)
     achieved = rows_of("training step", found["step"], "GFLOP/s", amount=work * batch * sizes["steps"] / 1e9)
     rows = [row("one picture, forward and backward", work / 1e9, "GFLOP"), achieved]
-    rows.append(row(f"best matrix product ({best} x {best}, {trainer.dtype})".replace("torch.", ""), speed[best], "GFLOP/s"))
+    product = f"best matrix product ({best} x {best}, {trainer.dtype})".replace("torch.", "")
+    rows.append(row(product, speed[best], "GFLOP/s"))
     rows.append(row("training step / best matrix product", 100 * achieved["value"] / speed[best], "%"))
     parts = split(trainer, ready, sizes["repeats"])
     rows += [row(f"part of the step: {part}", 100 * s / sum(parts.values()), "%") for part, s in parts.items()]

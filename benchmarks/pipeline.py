@@ -18,7 +18,7 @@ from transform import HOLE, MEAN, PADDING, SIZE, STD, albumentations_transforms,
 SIZES = dict(
     tiny=dict(single=32, kornia=32, ours=64, batch=16, repeats=2, workers=1),
     cpu=dict(single=2_048, kornia=4_096, ours=20_480, batch=512, repeats=5, workers=os.cpu_count()),
-    cuda=dict(single=4_096, kornia=10_240, ours=50_176, batch=512, repeats=5, workers=os.cpu_count()),
+    cuda=dict(single=2_048, kornia=4_096, ours=50_176, batch=512, repeats=5, workers=os.cpu_count()),
 )
 SHARE = (HOLE / SIZE) ** 2  # of the picture, that the hole takes; one value instead of a range makes it exact
 OURS, SINGLE = "ours", ("albumentations", "torchvision", "torchvision v2")
@@ -56,7 +56,7 @@ class KorniaLoader:
     def __init__(self, dataset, batch_size, device, cropping):
         self.pictures = torch.from_numpy(dataset.data).to(device).permute(0, 3, 1, 2).contiguous()
         self.labels = torch.as_tensor(dataset.targets).to(device)
-        self.batch_size, self.augment = batch_size, kornia_transforms(cropping).to(device)
+        self.dataset, self.batch_size, self.augment = dataset, batch_size, kornia_transforms(cropping).to(device)
 
     def __iter__(self):
         order = torch.randperm(len(self.pictures)).to(self.pictures.device)
@@ -66,7 +66,7 @@ class KorniaLoader:
 
 def single_loaders(dataset, batch_size, workers):
     """The libraries that take one picture at a time. Their workers stay alive between the repeats."""
-    steps = dict(zip(SINGLE, (albumentations_transforms()[0], torchvision_transforms()[0], v2_transforms()), strict=True))
+    transforms = albumentations_transforms()[0], torchvision_transforms()[0], v2_transforms()
     return {
         name: DataLoader(
             dataset.with_transform(transform),
@@ -75,12 +75,12 @@ def single_loaders(dataset, batch_size, workers):
             num_workers=workers,
             persistent_workers=workers > 0,
         )
-        for name, transform in steps.items()
+        for name, transform in zip(SINGLE, transforms, strict=True)
     }
 
 
 def batched_loaders(sizes, device):
-    """The libraries that take a batch at a time; kornia crops in two ways, and which is faster depends on the device."""
+    """The libraries that take a batch at a time; kornia crops in two ways; which is faster depends on the device."""
     loaders = {OURS: DeviceLoader(noise_data(sizes["ours"]).train, sizes["batch"], device)}
     few = noise_data(sizes["kornia"]).train
     try:
@@ -100,7 +100,7 @@ def race(loaders, repeats, device):
     """Times of an epoch of each loader, taken in turn: {name: (list of seconds, pictures)}."""
     epochs = {name: lambda loader=loader: exhaust(loader) for name, loader in loaders.items()}
     seconds = alternate(epochs, repeats, device)
-    return {name: (seconds[name], sum(len(labels) for _, labels in loader)) for name, loader in loaders.items()}
+    return {name: (seconds[name], len(loader.dataset)) for name, loader in loaders.items()}
 
 
 def speedup(found, name):

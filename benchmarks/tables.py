@@ -1,7 +1,7 @@
 """How do the tables and the figure of benchmarks/README.md come from benchmarks/results/*.json?
 
-    python -m benchmarks.tables                     # rewrites README.md between its markers, and results.png
-    python -m benchmarks.tables --print FOLDER      # the goals found in a folder of results, as plain text
+python -m benchmarks.tables                     # rewrites README.md between its markers, and results.png
+python -m benchmarks.tables --print FOLDER      # the goals found in a folder of results, as plain text
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from utils import BLUE, GREEN, GREY, ORANGE, STYLE
+from drawing import BLUE, GREEN, GREY, ORANGE, STYLE
 
 HERE = Path(__file__).parent
 ORDER = ("pipeline", "overhead", "course", "limit", "growth", "start")
@@ -62,8 +62,10 @@ def goals_table(results):
 
 def table(result):
     """One result in Markdown: where it was measured, then its rows."""
-    about = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if name in ("python", "torch"))
-    lines = [f"**{result['device']}** ({about})", "", "| what | measured | | from repeats |", "| --- | ---: | --- | --- |"]
+    versions = result["versions"]
+    about = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch") if name in versions)
+    lines = [f"**{result['device']}** ({about})", ""]
+    lines += ["| what | measured | unit | spread or fit |", "| --- | ---: | --- | --- |"]
     lines += [f"| {one['name']} | {number(one['value'])} | {one['unit']} | {note(one)} |" for one in result["rows"]]
     return "\n".join(lines)
 
@@ -77,7 +79,7 @@ def fill(text, results):
     places = {name for _, name, _ in MARKER.findall(text)}
     homeless = {result["benchmark"] for result in results} - places
     if homeless:
-        raise ValueError(f"README.md has no '<!-- table: {min(homeless)} -->' ... '<!-- end -->' for these results: add it")
+        raise ValueError(f"README.md has no place for the results of {min(homeless)}: add its '<!-- table: ... -->'")
 
     def tables(match):
         begin, name, end = match.groups()
@@ -115,7 +117,7 @@ def draw_pipeline(ax, result):
         label = mine[0]["name"].split(" (")[1].rstrip(")") if mine else None
         ax.plot([one["value"] for one in mine], places, mark, color=colour, ms=8, label=label)
     ax.set_yticks(range(len(names)), names)
-    ax.set(xscale="log", ylim=(len(names) - 0.5, -0.5), xlabel="pictures a second (each line: 10 times as many)")
+    ax.set(xscale="log", ylim=(len(names) - 0.5, -0.5), xlabel="pictures a second")
     ax.set_title(f"Augmentation\n{result['device']}", loc="left", size=10)
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=1 + len(ax.lines) // 3, frameon=False)
 
@@ -130,7 +132,7 @@ def draw_overhead(ax, result):
     ax.axvline(1, color=GREY, lw=1)
     ax.axvline(result["goals"][0]["goal"], color=ORANGE, ls="--", lw=1.5)
     ax.set(xlim=(0, 1.25 * max(values)), ylim=(len(names) - 0.5, -0.5))
-    ax.set_xlabel(f"epoch / bare steps (dashed: the goal for device, {result['goals'][0]['goal']:g})")
+    ax.set_xlabel(f"epoch / bare steps (dashed: goal of device, {result['goals'][0]['goal']:g})")
     ax.grid(visible=False, axis="y")
     ax.set_title(f"What a training epoch costs besides the steps\n{result['device']}", loc="left", size=10)
 
@@ -143,7 +145,7 @@ def draw_growth(ax, result):
     ax.plot(sizes, [slope["start"] + slope["value"] / 1e6 * n for n in sizes], "--", color=GREY, lw=1.5)
     ax.plot(sizes, [one["value"] for one in points], "o", color=BLUE, ms=8)
     ax.set(xlabel="pictures a batch", ylabel="seconds a step", xlim=(0, None), ylim=(0, None))
-    words = f"A step's time: {number(slope['value'])} µs a picture (r² = {slope['r2']:.4f})"
+    words = f"A step: {number(slope['value'] / 1000)} ms a picture, r² = {slope['r2']:.4f}"
     ax.set_title(f"{words}\n{result['device']}", loc="left", size=10)
 
 

@@ -682,13 +682,22 @@ def redirect_to(address):
     return answer
 
 
-def test_redirect_is_followed_and_the_range_with_it(tmp_path, host, use):
+def test_redirect_is_followed_and_the_range_with_it(tmp_path, host, use, monkeypatch):
+    looked_at = []
+
+    class Watched(download.StayOnHttps):
+        def redirect_request(self, *args):
+            looked_at.append(args[-1])
+            return super().redirect_request(*args)
+
+    monkeypatch.setattr(download, "StayOnHttps", Watched)
     good = host(whole())
     use(host(redirect_to(good.url)))
     (tmp_path / PART).write_bytes(BYTES[:HALF])
     fetch_cifar10(tmp_path)
     assert_right(tmp_path)
     assert good.asked == [f"bytes={HALF}-"]
+    assert looked_at == [good.url]  # the rule above is asked
 
 
 def test_redirect_loop(tmp_path, host, use):
@@ -739,6 +748,14 @@ def test_dripping_host_is_tried_again_when_all_others_are_dead(tmp_path, host, u
     assert len(slow.asked) == 2 and slow.asked[1].startswith("bytes=")
     assert len(broken.asked) == 1
     assert f"trying {slow.name} again" in capsys.readouterr().out
+
+
+def test_dripping_host_that_gave_next_to_nothing_is_tried_again_too(tmp_path, host, use):
+    slow = host(lambda request: (drip(1_000) if request.number == 1 else whole())(request))
+    use(slow, dead_url())
+    fetch_cifar10(tmp_path)
+    assert_right(tmp_path)
+    assert 0 < int(slow.asked[1].removeprefix("bytes=").removesuffix("-")) < len(BYTES) / 100
 
 
 # ---- the disk ----

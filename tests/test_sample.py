@@ -118,15 +118,15 @@ def test_a_linear_classifier_fails(drawn):
 
 
 def test_shapes_can_be_told_apart(drawn):
-    """Nearest neighbours by outline, blind to colour and place, know twice what the pixels tell."""
+    """Nearest neighbours by outline, blind to colour and place, do what no linear classifier on pixels can."""
     edges, test_edges = outlines(drawn[0][:2000]), outlines(drawn[2][:500])
     nearest = (test_edges @ edges.T).topk(5, dim=1).indices
     votes = torch.from_numpy(drawn[1])[nearest].mode(dim=1).values
-    assert (votes == torch.from_numpy(drawn[3][:500])).float().mean() > 0.45
+    assert (votes == torch.from_numpy(drawn[3][:500])).float().mean() > 0.8
 
 
 def outlines(pictures):
-    """Where neighbouring pixels differ, moved to the middle, blurred, as unit rows: (N, 1024)."""
+    """Where neighbouring pixels differ, moved to the middle, blurred, as unit rows: (N, 961)."""
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
     across, down = pixels.diff(dim=3)[:, :, 1:].abs().sum(1), pixels.diff(dim=2)[:, :, :, 1:].abs().sum(1)
     edge = (across + down - 30).clamp(min=0)

@@ -1,0 +1,117 @@
+"""The notebook: what is committed, and a run of it from top to bottom on the sample."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "S10_model.ipynb"
+FIGURES = """sample_images transforms model receptive_field lr_finder onecycle_lr loss_curves class_accuracy
+confusion_matrix misclassified_images""".split()
+# The real network, the fewest pictures: 80 * 4 in the range test, 20 in training
+SETTINGS = dict(data="sample", profile="quick", limit="20", epochs="1", batch_size="4", workers="0")
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def texts(notebook):
+    """Every text in the outputs."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            yield output.get("text", "")
+            yield from (data for kind, data in output.get("data", {}).items() if kind.startswith("text/"))
+
+
+def check_outputs(notebook):
+    """What must hold for every executed notebook, so that GitHub shows it."""
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = {output.output_type for cell in cells for output in cell.outputs}
+    assert kinds <= {"stream", "execute_result", "display_data"}  # no error
+    assert not [o for cell in cells for o in cell.outputs if o.get("name") == "stderr"]  # no warning either
+    assert "widgets" not in notebook.metadata
+    for text in texts(notebook):
+        assert not re.search(r"[\r\x08\x1b]", text)  # no progress bar printed a hundred times, no colour codes
+        assert not re.search(r"/(root|home|work|tmp|Users)/", text)  # no paths of somebody's machine
+        assert len(text.splitlines()) <= 70
+    pictures = [o for cell in cells for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == len(FIGURES)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The notebook, run in a kernel of its own as `make run` does it; (notebook, its folder, what was printed)."""
+    out = tmp_path_factory.mktemp("notebook")
+    parameters = [word for name, value in SETTINGS.items() for word in ("-p", name, value)]
+    command = [sys.executable, "tests/run_notebook.py", NOTEBOOK.name, str(out), *parameters]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return nbformat.read(out / NOTEBOOK.name, as_version=4), out, done.stdout
+
+
+def test_runs_from_top_to_bottom_without_error_or_warning(executed):
+    notebook, _, printed = executed
+    check_outputs(notebook)
+    assert "epoch  1/1" in printed  # the story unfolds while it runs
+
+
+def test_leaves_figures_results_weights_and_a_page(executed):
+    _, out, _ = executed
+    for name in FIGURES:
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+    numbers = json.loads((out / "results.json").read_text())
+    assert numbers["data"] == "sample data, not CIFAR-10"
+    assert (numbers["pictures"], numbers["test_pictures"], numbers["epochs"], numbers["batch_size"]) == (20, 4, 1, 4)
+    assert (out / "s10_model.pt").stat().st_size > 26_000_000
+    assert "<img" in (out / "S10_model.html").read_text()
+
+
+def test_says_that_the_sample_is_not_cifar10_and_computes_its_words(executed):
+    notebook, out, _ = executed
+    shown = "\n".join(texts(notebook))
+    numbers = json.loads((out / "results.json").read_text())
+    assert "sample data, not CIFAR-10" in shown and "This is a shortened run" in shown
+    assert f"{numbers['final_test_acc']:.2f} % test accuracy after epoch 1" in shown
+    assert numbers["analysis"] in shown
+
+
+def test_parameters_cell_is_tagged_and_replaced(executed):
+    source = next(c.source for c in code_cells(executed[0]) if "parameters" in c.metadata.get("tags", []))
+    assert 'data = "sample"' in source.replace("'", '"') and "limit = 20" in source
+
+
+def test_committed_notebook_shows_an_executed_run_of_real_pictures():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    check_outputs(notebook)
+    assert NOTEBOOK.stat().st_size < 4_000_000
+    assert "CIFAR-10, JPEG edition" in "\n".join(texts(notebook))
+
+
+def test_committed_notebook_and_results_tell_one_story():
+    shown = "\n".join(texts(nbformat.read(NOTEBOOK, as_version=4)))
+    numbers = json.loads((ROOT / "misc/results.json").read_text())
+    assert f"{numbers['final_test_acc']:.2f} % test accuracy after epoch {numbers['epochs']}" in shown
+    for row in numbers["history"][-5:]:
+        assert f"| {row['epoch']} | {row['train_loss']:.4f} | {row['train_acc']:.2f} % |" in shown
+    for name in FIGURES:
+        assert (ROOT / f"misc/{name}.png").is_file(), name
+
+
+def test_cells_are_short_and_headings_nest():
+    notebook, level = nbformat.read(NOTEBOOK, as_version=4), 0
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            lines = [line for line in cell.source.splitlines() if line and not re.match(r"import |from |#", line)]
+            assert len(lines) <= 15, cell.source
+            continue
+        for marks in re.findall(r"^(#+) ", cell.source, flags=re.MULTILINE):
+            assert len(marks) <= level + 1
+            level = len(marks)
