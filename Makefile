@@ -10,7 +10,7 @@ PARAMETERS = $(foreach p,DATA PROFILE EPOCHS BATCH_SIZE LIMIT SEED LOADER,$(if $
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: run test test-long lint bench clean
+.PHONY: run test test-long lint bench address clean
 
 .venv/.installed: requirements.lock
 	$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -34,6 +34,19 @@ test: lint
 
 test-long: lint
 	$(PY) -m pytest -m long
+
+# Prints what it measures, and rewrites the tables and the figure of benchmarks/README.md
+bench: $(SETUP)
+	$(PY) -c 'import kornia' 2>/dev/null || $(PY) -m pip install --quiet -r requirements-bench.txt
+	DATA="$(filter-out auto sample cifar10,$(DATA))" $(PY) -m benchmarks
+
+# make address REPO=owner/name BRANCH=main: where the badge and the notebook's set-up cell find this repository
+BRANCH ?= main
+address:
+	$(if $(REPO),,$(error give the address: make address REPO=owner/name BRANCH=main))
+	sed -i -E \
+	  -e 's#(colab.research.google.com/github/)[^/]+/[^/]+/blob/[^/]+/#\1$(REPO)/blob/$(BRANCH)/#g' \
+	  -e 's#(https://github.com/)[^/"]+/[^/"\\]+(\\?", \\?")[^"\\]+#\1$(REPO)\2$(BRANCH)#g' README.md S10_model.ipynb
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache

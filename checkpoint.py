@@ -34,14 +34,15 @@ class Checkpoint:
         folder: where the run's files are; made where it is missing.
         config: plain values that make the run what it is; a checkpoint with other values is refused.
         resume: False starts over; the old checkpoint is kept as `checkpoint.replaced.pt`.
+        device: its name, for people; going on on another one is allowed, and said.
         log: takes one line of text.
 
     Raises:
         CheckpointError: another process uses the folder, it cannot be written, or it holds another run.
     """
 
-    def __init__(self, folder, config, resume=True, log=print):
-        self.folder, self.config, self.log = Path(folder), config, log
+    def __init__(self, folder, config, resume=True, device="", log=print):
+        self.folder, self.config, self.device, self.log = Path(folder), config, device, log
         self.path = self.folder / "checkpoint.pt"
         self.previous = self.folder / "checkpoint.previous.pt"
         self.lock = lock_folder(self.folder)
@@ -96,7 +97,9 @@ class Checkpoint:
         if done == epochs:
             return f"resumed {self.path}: the run is finished, {done} of {epochs} epochs; nothing is left to train"
         step = f"after epoch {done} of {epochs}" if done else "after the LR range test"
-        return f"resumed {step} from {self.path}: {saved:.0f} s saved"
+        before = self.state.get("device", self.device)
+        moved = "" if before == self.device else f"; begun on {before}, it goes on on {self.device}"
+        return f"resumed {step} from {self.path}: {saved:.0f} s saved{moved}"
 
     def start_over(self):
         self.previous.unlink(missing_ok=True)
@@ -106,7 +109,8 @@ class Checkpoint:
     def save(self, **parts):
         """Add `parts` to the state and write it. Where the disk is full, that is said and the last good file stays."""
         parts = copy.deepcopy(parts)  # a state dict holds the living weights, and they move on
-        self.state = {"format": FORMAT, "config": self.config, "history": [], **self.state, **parts}
+        self.state = {"history": [], **self.state, **parts}
+        self.state |= dict(format=FORMAT, config=self.config, device=self.device)
         try:
             write_atomically(self.path, to_bytes(self.state), keep=self.previous)
         except OSError as error:
@@ -118,7 +122,8 @@ class Checkpoint:
         """Load what is on disk into model, optimizer, scheduler and scaler; returns the history so far."""
         self.state = self.load() or self.state
         for name, part in parts.items():
-            part.load_state_dict(self.state[name])
+            if self.state[name]:  # a scaler that was not needed on the device before has no state
+                part.load_state_dict(self.state[name])
         return list(self.state["history"])
 
 

@@ -93,7 +93,7 @@ def run(args):
     config = describe_run(
         data, model, settings, seed=args.seed, loader=args.loader, workers=args.workers, recipe=RECIPE
     )
-    checkpoint = Checkpoint(args.out, config, resume=args.resume)
+    checkpoint = Checkpoint(args.out, config, resume=args.resume, device=device_name(device))
     common = dict(dtype=dtype, checkpoint=checkpoint)
     found = find_lr(model, device, train_loader, optimizer, criterion, iterations=settings.iterations, **common)
     print(f"LR range test: LRMAX {found.lr_max:.2e}, LRMIN {found.lr_min:.2e}")

@@ -144,7 +144,8 @@ def draw_growth(ax, result):
     sizes = [one["size"] for one in points]
     ax.plot(sizes, [slope["start"] + slope["value"] / 1e6 * n for n in sizes], "--", color=GREY, lw=1.5)
     ax.plot(sizes, [one["value"] for one in points], "o", color=BLUE, ms=8)
-    ax.set(xlabel="pictures a batch", ylabel="seconds a step", xlim=(0, None), ylim=(0, None))
+    limits = dict(xlim=(0, 1.08 * max(sizes)), ylim=(0, 1.08 * max(one["value"] for one in points)))
+    ax.set(xlabel="pictures a batch", ylabel="seconds a step", **limits)
     words = f"A step: {number(slope['value'] / 1000)} ms a picture, r² = {slope['r2']:.4f}"
     ax.set_title(f"{words}\n{result['device']}", loc="left", size=10)
 

@@ -7,6 +7,7 @@ an HTML page of it; the notebook itself writes its figures and results there (it
 """
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def set_parameters(notebook, values):
     """Put values into the parameters cell: `name = old  # comment` becomes `name = new  # comment`."""
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     for name, value in values.items():
-        text = value if re.fullmatch(r"\d+|None|True|False", value) else repr(value)
+        text = value if re.fullmatch(r"\d+|None|True|False", value) else json.dumps(value)
         pattern = rf"^{name} = (\"[^\"]*\"|'[^']*'|\S+)"
         cell.source, found = re.subn(pattern, lambda _, new=f"{name} = {text}": new, cell.source, flags=re.MULTILINE)
         if not found:

@@ -116,7 +116,7 @@ def test_the_loop_of_2023_is_the_one_that_was_committed():
 def test_start_times_the_real_command(tmp_path):
     start.make_folder(tmp_path / "pictures", 50)
     seconds, of_torch, of_torchvision = start.start(tmp_path / "pictures", "device", tmp_path)
-    assert 0 < of_torchvision < seconds < 100 and of_torch > 0
+    assert 0 < of_torchvision < seconds and of_torch > 0
     assert list(tmp_path.glob("data/cache/arrays-*.npz")), "a second start would decode again"
 
 
