@@ -214,14 +214,14 @@ def load(source="auto", root="data", size=SIZE, log=print):
         return sample_data()
     if source in ("auto", "cifar10"):
         try:
-            return official_data(fetch_cifar10(root).parent, root)
+            return official_data(root, root)
         except DownloadError as error:
             if source == "cifar10":
                 raise
             log(f"{error}\nCIFAR-10 cannot be had here: the run goes on with sample data, simple drawings instead.")
             return sample_data()
     if is_official(source):
-        return official_data(fetch_cifar10(source).parent, root)
+        return official_data(source, root)
     return folder_data(Path(os.path.abspath(source)), root, size, log)  # absolute: "." has no name
 
 
@@ -242,9 +242,13 @@ def sample_data():
 
 
 def official_data(root, cache_root):
-    """CIFAR-10 from the official files, whose md5 torchvision checks before it reads them."""
+    """CIFAR-10 from the official files in `root`; fetched and checked once, then taken from the cache."""
+    folder = Path(root) / CIFAR10.base_folder
+    if not folder.is_dir():
+        fetch_cifar10(root)
 
     def read():
+        fetch_cifar10(root)  # has them right: a damaged file is set aside and fetched anew
         splits = {train: CifarDataset(root, train=train) for train in (True, False)}
         return {
             f"{what}{train}": np.asarray(getattr(split, what))
@@ -252,7 +256,7 @@ def official_data(root, cache_root):
             for what in ("data", "targets")
         }
 
-    files = sorted((Path(root) / CIFAR10.base_folder).iterdir())
+    files = sorted(folder.iterdir())
     key = "cifar10 " + " ".join(f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
     arrays = cached_arrays(Path(cache_root) / "cache", key, read)
     return Data("CIFAR-10", *(ArrayDataset(arrays[f"data{t}"], arrays[f"targets{t}"], CLASSES) for t in (True, False)))

@@ -18,6 +18,7 @@ import re
 import shutil
 import socket
 import ssl
+import sys
 import tarfile
 import threading
 import time
@@ -208,7 +209,8 @@ def receive(url, part, leave_if_slow):
     with response:
         stream = chunks(response, start, leave_if_slow)
         chunk = next(stream, b"")  # looked at before `part` is opened: a web page must not cost what is there
-        bar = tqdm(total=SIZE, initial=start, unit="B", unit_scale=True, desc=host(url), leave=False)
+        # on stdout: a notebook shows stderr as if it were an error
+        bar = tqdm(total=SIZE, initial=start, unit="B", unit_scale=True, desc=host(url), leave=False, file=sys.stdout)
         with open(part, "ab" if start else "wb") as file, bar:
             while chunk:
                 file.write(chunk)

@@ -11,6 +11,7 @@ How a single picture is treated, and `to_square` and `read_picture`, are in `pic
 """
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,11 +211,12 @@ def _decode_all(root, files, size):
                 broken[i] = f"{files[i].place} {error}"
         return len(indices)
 
+    few = len(files) < 1000  # done before a bar could be read
     chunks = [range(start, min(start + CHUNK, len(files))) for start in range(0, len(files), CHUNK)]
     # Pillow decodes outside Python's lock: two cores halve the time for photographs, if not for 32x32 pictures.
     with (
         ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(files), desc="reading pictures", leave=False, disable=len(files) < 1000) as bar,
+        tqdm(total=len(files), desc="reading pictures", leave=False, file=sys.stdout, disable=few) as bar,
     ):
         for done in pool.map(read, chunks):
             bar.update(done)

@@ -117,7 +117,7 @@ class Batches(library.TrainDataLoaderIter):
 
 
 def read_curve(lrs, losses):
-    """LRMAX: where the smoothed loss falls most steeply against log(learning rate). LRMIN: LRMAX / 100.
+    """LRMAX: the steepest fall of the smoothed loss within a power of ten of its take-off. LRMIN: LRMAX / 100.
 
     The slope of a single step is noise and follows the number of iterations, so the curve is smoothed by a Gaussian
     over a third of a power of ten of the rate. Only the last power of ten before the take-off counts, where the loss

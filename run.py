@@ -35,7 +35,7 @@ def parse(arguments):
         "--profile",
         default="auto",
         choices=PROFILES,
-        help="full: 24 epochs; quick: 5 minutes on two cores; auto: by device",
+        help="full: 24 epochs, for a GPU; quick: minutes without one; auto: by device",
     )
     add("--epochs", type=number, help="epochs of the whole cycle (default: by profile)")
     add("--batch-size", type=number, help="pictures a step (default: by profile)")

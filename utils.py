@@ -144,7 +144,7 @@ def plot_lr_finder(lrs, losses, smoothed, lr_min: float, lr_max: float, *, note=
         _above(ax, lr, f"{name} = {lr:.2e}", ha=side)
     ax.plot(lr_max, np.interp(lr_max, lrs, smoothed), "o", ms=9, color=ORANGE, mec="white")
     _legend(fig, ax)
-    return finish(fig, "LR range test: the loss falls most steeply at LRMAX", note, path)
+    return finish(fig, "LR range test: LRMAX lies where the loss still falls, before it takes off", note, path)
 
 
 @styled

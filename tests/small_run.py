@@ -2,12 +2,14 @@
 
     python tests/small_run.py --data sample --out DIR …       # the arguments of train.py
     process = start(["--out", "DIR", …], "DIR/log.txt")       # forked off a server that has paid for the imports
-    process = start([…], log, stop=("forward", 45))           # kills itself with SIGKILL at the 45th forward pass
+    process = start([…], log, stop=("train", 5))              # kills itself with SIGKILL in its fifth training step
 
-Points to stop at, each with the number of the call: "forward" (a pass through the network), "write" (half of a file is
-written), "flush" (before fsync), "rename" (before a rename), "renamed" (after it), "draw" (before the figures).
+Points to stop at, each with the number of the call: "range", "train" and "test" (a pass through the network in the
+range test, in training, in evaluation), "write" (half of a file is written), "flush" (before fsync), "rename" (before a
+rename), "renamed" (after it), "draw" (before the figures).
 """
 
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -26,6 +28,7 @@ import checkpoint  # noqa: E402
 import dataset  # noqa: E402
 import models  # noqa: E402
 import run  # noqa: E402
+import settings  # noqa: E402
 
 
 class TinyNet(nn.Sequential):
@@ -42,6 +45,14 @@ class TinyNet(nn.Sequential):
             nn.Linear(8 * 64, classes),
             nn.LogSoftmax(dim=1),
         )
+        TinyNet.built = id(self)  # a copy, as the range test makes one, is not built
+
+    @property
+    def phase(self):
+        """Who is using the network: "range", "train" or "test"."""
+        if id(self) != TinyNet.built:
+            return "range"
+        return "train" if self.training else "test"
 
 
 def tiny_sample(train=True, n=100):
@@ -64,8 +75,9 @@ def stop_at(point, number, how=signal.SIGKILL):
     def before(function):
         return lambda *args, **options: (reached(), function(*args, **options))[1]
 
-    if point == "forward":
-        TinyNet.forward = before(TinyNet.forward)
+    if point in ("range", "train", "test"):
+        forward = TinyNet.forward
+        TinyNet.forward = lambda net, x: (net.phase == point and reached(), forward(net, x))[1]
     elif point == "flush":
         os.fsync = before(os.fsync)
     elif point == "rename":
@@ -76,7 +88,7 @@ def stop_at(point, number, how=signal.SIGKILL):
         rename = Path.replace
         Path.replace = lambda *args: (rename(*args), reached())[0]
     elif point == "write":
-        checkpoint.open = lambda *args: HalfWritten(open(*args), reached)
+        checkpoint.open = lambda *args: HalfWritten(open(*args), reached)  # noqa: SIM115
     else:
         raise ValueError(f"point is {point!r}")
 
@@ -105,17 +117,23 @@ class HalfWritten:
 
 def main(arguments):
     models.s10_model, dataset.draw_sample = TinyNet, tiny_sample
+    settings.QUICK = dataclasses.replace(settings.QUICK, iterations=20)
     run.main(["--data", "sample", *arguments])
 
 
-def child(arguments, log, stop, figures):
-    """A process of its own group, as from a terminal, whose words go to a file."""
+def child(arguments, log, stop, figures, room):
+    """A process of its own group, as from a terminal, whose words go to a file; no file may outgrow `room` bytes."""
     os.setsid()
     multiprocessing.set_start_method(None, force=True)  # for the loader's workers: as in any other program
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)
+    if room:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     if not figures:
         run.draw = lambda *_: None
     if stop:
@@ -123,13 +141,13 @@ def child(arguments, log, stop, figures):
     main(arguments)
 
 
-def start(arguments, log, stop=None, figures=False):
+def start(arguments, log, stop=None, figures=False, room=None):
     """Start the command line in a process of its own; `exitcode` is -9 after SIGKILL."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["small_run"])
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])  # for the server, which starts now
     os.environ["OMP_NUM_THREADS"] = "1"
-    process = context.Process(target=child, args=([str(a) for a in arguments], str(log), stop, figures))
+    process = context.Process(target=child, args=([str(a) for a in arguments], str(log), stop, figures, room))
     process.start()
     return process
 
