@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 FORMAT = 1
+LOCK_SECONDS = 8  # the workers of a process that was killed hold its lock for up to 5 seconds more
 
 
 class CheckpointError(RuntimeError):
@@ -119,11 +120,10 @@ class Checkpoint:
             )
 
     def restore(self, **parts):
-        """Load what is on disk into model, optimizer, scheduler and scaler; returns the history so far."""
-        self.state = self.load() or self.state
+        """Load the state into model, optimizer, scheduler and scaler; returns the history so far."""
         for name, part in parts.items():
             if self.state[name]:  # a scaler that was not needed on the device before has no state
-                part.load_state_dict(self.state[name])
+                part.load_state_dict(copy.deepcopy(self.state[name]))  # an optimizer takes the very tensors
         return list(self.state["history"])
 
 
@@ -169,7 +169,7 @@ def lock_folder(folder):
     """Keep other processes out of `folder` for as long as this process lives."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True)
+        lock = FileLock(folder.resolve() / ".lock", timeout=LOCK_SECONDS, is_singleton=True)
         lock.acquire()  # again and again in a notebook: within one process it is one and the same lock
     except Timeout:
         raise CheckpointError(

@@ -20,7 +20,7 @@ from transform import MEAN, STD, A, ToTensorV2
 
 SIZES = dict(
     tiny=dict(batch=4, steps=2, repeats=1),
-    cpu=dict(batch=64, steps=2, repeats=5),
+    cpu=dict(batch=64, steps=2, repeats=7),
     cuda=dict(batch=512, steps=98, repeats=3),
 )
 

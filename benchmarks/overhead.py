@@ -12,7 +12,7 @@ from train import one_cycle, train
 
 SIZES = dict(
     tiny=dict(batch=4, steps=2, repeats=1, repeats_others=1),
-    cpu=dict(batch=64, steps=2, repeats=5, repeats_others=3),
+    cpu=dict(batch=32, steps=2, repeats=13, repeats_others=3),
     cuda=dict(batch=512, steps=49, repeats=9, repeats_others=3),
 )
 WORKERS = 2  # as in a run

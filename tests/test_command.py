@@ -103,31 +103,28 @@ def reference(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("phase", ["range", "train"])
+@pytest.mark.parametrize("phase", ["range", "train", "test"])
 def test_ctrl_c_exits_130_with_a_sentence_and_the_same_command_goes_on(reference, tmp_path, phase):
     out, log, again = tmp_path / "run", tmp_path / "cut.txt", tmp_path / "again.txt"
     arguments = [*SMALL, "--out", out]
-    assert finish(arguments, log, stop=(phase, 5, signal.SIGINT)) == 130
-    words = log.read_text()
+    assert finish(arguments, log, stop=(phase, 5 if phase == "range" else 2, signal.SIGINT)) == 130
+    words, epoch = log.read_text(), dict(range=0, train=1, test=2)[phase]
     assert "Traceback" not in words and "stopped by Ctrl-C; the same command goes on" in words
-    assert ("interrupted: epoch 2 is dropped; 1 finished epochs are kept in" in words) == (phase == "train")
+    kept = f"interrupted: epoch {epoch} is dropped; {epoch - 1} finished epochs are kept in"
+    assert (kept in words) == (phase != "range")
     assert finish(arguments, again) == 0
     resumed = [line for line in again.read_text().splitlines() if line.startswith("resumed")]
-    assert len(resumed) == (phase == "train") and all(
-        "after epoch 1 of 3" in line and "s saved" in line for line in resumed
-    )
+    starts = dict(range=[], train=["resumed after the LR range test"], test=["resumed after epoch 1 of 3"])
+    assert [line.split(" from ")[0] for line in resumed] == starts[phase]
     assert same(weights(out), weights(reference)) and without_seconds(out) == without_seconds(reference)
 
 
 def test_ctrl_c_reaches_the_workers_too_and_nobody_prints_a_traceback(tmp_path):
-    """From a terminal the signal goes to the whole group."""
-    out, log = tmp_path / "run", tmp_path / "log.txt"
-    arguments = ["--limit", 40, "--batch-size", 8, "--epochs", 200, "--loader", "torchvision", "--workers", 2]
-    process = start([*arguments, "--out", out], log)
-    wait_for("epoch  1/200", log)
-    os.killpg(process.pid, signal.SIGINT)
-    process.join(60)
-    assert process.exitcode == 130 and "Traceback" not in log.read_text()
+    """From a terminal the signal goes to the whole group; here while workers prepare pictures."""
+    arguments = ["--limit", 80, "--batch-size", 8, "--epochs", 3, "--loader", "torchvision", "--workers", 2]
+    log = tmp_path / "log.txt"
+    assert finish([*arguments, "--out", tmp_path / "run"], log, stop=("train", 2, signal.SIGINT)) == 130
+    assert "interrupted: epoch 1 is dropped" in log.read_text() and "Traceback" not in log.read_text()
 
 
 def wait_for(words, log, seconds=120):
@@ -149,14 +146,17 @@ def test_a_second_process_on_the_same_folder_is_refused_and_the_first_is_unharme
     assert first.exitcode == 0 and len(results(out)["history"]) == 3
 
 
-def test_a_full_disk_does_not_stop_the_run_and_loses_no_finished_epoch(tmp_path):
-    """A file-size limit of 20 kB stands in for the disk: the checkpoint is larger, the log is not."""
+def test_a_full_disk_does_not_stop_the_run_and_loses_no_finished_epoch(reference, tmp_path):
+    """No file may outgrow 20 kB: the range test's checkpoint is smaller, those with weights are larger."""
     out, log = tmp_path / "run", tmp_path / "log.txt"
-    assert finish([*SMALL, "--out", out], log, room=20_000) == 1  # the weights, too, are too large
+    assert finish([*SMALL, "--out", out], log, room=20_000) == 1
     words = log.read_text()
-    assert words.count("checkpoint.pt could not be written") == 5 and words.count("epoch  ") == 3
-    assert "train.py: [Errno 27] File too large" in words and "Traceback" not in words
-    assert not list(out.glob("*.pt")) and not list(out.glob("*.part"))
+    assert words.count("checkpoint.pt could not be written") == 4  # at the beginning, and after each of three epochs
+    assert words.count("epoch  ") == 3 and "train.py: [Errno 27] File too large" in words and "Traceback" not in words
+    assert [path.name for path in out.iterdir() if path.name != ".lock"] == ["checkpoint.pt"]
+    assert finish([*SMALL, "--out", out], tmp_path / "again.txt") == 0  # there is room again
+    assert "resumed after the LR range test" in (tmp_path / "again.txt").read_text()
+    assert same(weights(out), weights(reference))
 
 
 WRONG = {

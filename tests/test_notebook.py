@@ -11,7 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "S10_model.ipynb"
-FIGURES = ["sample_images", "transforms", "model", "receptive_field", "lr_finder", "onecycle_lr", "loss_curves", "class_accuracy", "confusion_matrix", "misclassified_images"]
+FIGURES = [
+    "sample_images",
+    "transforms",
+    "model",
+    "receptive_field",
+    "lr_finder",
+    "onecycle_lr",
+    "loss_curves",
+    "class_accuracy",
+    "confusion_matrix",
+    "misclassified_images",
+]
 # The real network, the fewest pictures: 80 * 4 in the range test, 20 in training
 SETTINGS = dict(data="sample", profile="quick", limit="20", epochs="1", batch_size="4", workers="0")
 

@@ -15,18 +15,22 @@ KEYS += ["device", "world_size", "versions", "seconds", "history"]
 KEYS += ["best_train_acc", "best_test_acc", "final_test_acc", "epoch_90"]  # all of contract.md
 
 
+CONFUSION = np.array([[8, 2, 0], [3, 7, 0], [0, 1, 9]])
+
+
 def rows(*accuracies):
     lrs = [0.001, 0.01, *[0.01 / n for n in range(2, 20)]]
     row = dict(train_loss=0.5, train_acc=95.0, test_loss=0.6, seconds=60.0)
     return [row | dict(epoch=i + 1, test_acc=a, lr=lrs[i]) for i, a in enumerate(accuracies)]
 
 
-def numbers_of(*accuracies, name="sample data, not CIFAR-10", train=6, **changes):
+def numbers_of(*accuracies, name="sample data, not CIFAR-10", train=6, confusion=CONFUSION, **changes):
     pictures = np.random.default_rng(0).integers(0, 256, (train, 4, 4, 3), dtype=np.uint8)
     data = Data(name, *(ArrayDataset(pictures, np.arange(train) % 3, CLASSES) for _ in range(2)))
     config = dict(epochs=len(accuracies), batch_size=2, seed=7, loader="device", recipe={"optimizer": "Adam"})
     found = RangeTest(1e-4, 1e-2, [1e-6, 1.0], [2.0, 1.0], [2.0, 1.0])
-    return collect(data, rows(*accuracies), found, config, parameters=99, device="CPU") | changes
+    history = rows(*accuracies)
+    return collect(data, history, found, config, confusion, parameters=99, device="CPU") | changes
 
 
 def test_results_have_every_key_of_the_contract_in_plain_values():
@@ -55,11 +59,8 @@ def test_the_table_shows_the_last_epochs():
     assert "80.00 %" in lines[-1] and len({line.count("|") for line in lines}) == 1
 
 
-CONFUSION = np.array([[8, 2, 0], [3, 7, 0], [0, 1, 9]])
-
-
 def test_target_result_and_analysis_quote_the_run():
-    text = target_result_analysis(numbers_of(50.0, 92.5, 91.25, 93.0), CONFUSION, CLASSES)
+    text = target_result_analysis(numbers_of(50.0, 92.5, 91.25, 93.0))
     assert text.count("**") == 6 and "**Target.** 90 %" in text
     assert "93.00 % test accuracy after epoch 4" in text and "99 parameters" in text
     assert "90 % was reached in epoch 2" in text
@@ -69,17 +70,17 @@ def test_target_result_and_analysis_quote_the_run():
 
 
 def test_a_run_that_never_falls_and_makes_no_mistake_is_told_too():
-    text = target_result_analysis(numbers_of(50.0, 60.0, 100.0), np.diag([5, 5, 0]), CLASSES)
+    text = target_result_analysis(numbers_of(50.0, 60.0, 100.0, confusion=np.diag([5, 5, 0])))
     assert "no epoch lost test accuracy" in text and "Not one test picture is misclassified" in text
 
 
 def test_a_run_of_one_epoch_is_told_too():
-    assert "not reached in this run" in target_result_analysis(numbers_of(10.0), CONFUSION, CLASSES)
+    assert "not reached in this run" in target_result_analysis(numbers_of(10.0))
 
 
 def test_a_whole_run_is_not_called_shortened():
     numbers = numbers_of(*[91.0] * 19, name="CIFAR-10") | dict(pictures=50_000, epochs=24)
-    assert "shortened" not in target_result_analysis(numbers, CONFUSION, CLASSES)
+    assert "shortened" not in target_result_analysis(numbers)
 
 
 def test_the_sample_is_named_wherever_numbers_are_shown():

@@ -54,7 +54,7 @@ def test_an_unknown_profile_is_refused_with_the_known_ones():
 
 def test_the_description_says_what_a_full_run_would_need():
     quick, full = QUICK.describe("cpu"), FULL.describe("cpu")
-    assert "5 epochs of 2,000 training pictures, batches of 64, on CPU" in quick
+    assert "5 epochs of 2,000 training pictures, batches of" in quick and "on CPU" in quick
     assert "24 epochs of all 50,000 pictures" in quick and "hours on two CPU cores" in quick
     assert "24 epochs of all pictures" in full and "short run" not in full
 
