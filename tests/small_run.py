@@ -9,6 +9,7 @@ range test, in training, in evaluation), "write" (half of a file is written), "f
 rename), "renamed" (after it), "draw" (before the figures).
 """
 
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
@@ -141,6 +142,16 @@ def child(arguments, log, stop, figures, room):
     main(arguments)
 
 
+STARTED = []
+
+
+def end_orphans():
+    """End the workers that killed processes left behind: one that lost its parent at birth waits for ever."""
+    while STARTED:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(STARTED.pop(), signal.SIGKILL)
+
+
 def start(arguments, log, stop=None, figures=False, room=None):
     """Start the command line in a process of its own; `exitcode` is -9 after SIGKILL."""
     context = multiprocessing.get_context("forkserver")
@@ -149,6 +160,7 @@ def start(arguments, log, stop=None, figures=False, room=None):
     os.environ["OMP_NUM_THREADS"] = "1"
     process = context.Process(target=child, args=([str(a) for a in arguments], str(log), stop, figures, room))
     process.start()
+    STARTED.append(process.pid)
     return process
 
 

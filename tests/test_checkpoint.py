@@ -151,6 +151,7 @@ KINDS = ["truncated", "empty", "text", "zeros", "pickle with code", "torch file 
 KINDS += ["other format", "no configuration"]
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bad_file_is_set_aside_and_the_one_before_is_used(tmp_path, kind):
     folder = tmp_path / "run"

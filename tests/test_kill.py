@@ -12,10 +12,16 @@ import time
 
 import pytest
 import small_run
-from small_run import finish, same, start, weights
+from small_run import end_orphans, finish, same, start, weights
 
 SMALL = ["--limit", 40, "--batch-size", 16, "--epochs", 3, "--seed", 3]
 KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(autouse=True)
+def no_orphans():
+    yield
+    end_orphans()
 
 
 def arguments(out, loader, workers):
