@@ -1,6 +1,7 @@
 """The notebook: what is committed, and a run of it from top to bottom on the sample."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -61,7 +62,9 @@ def executed(tmp_path_factory):
     out = tmp_path_factory.mktemp("notebook")
     parameters = [word for name, value in SETTINGS.items() for word in ("-p", name, value)]
     command = [sys.executable, "tests/run_notebook.py", NOTEBOOK.name, str(out), *parameters]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
+    # as at home: the tests' own backend would keep the kernel from showing figures
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return nbformat.read(out / NOTEBOOK.name, as_version=4), out, done.stdout
 
