@@ -160,10 +160,10 @@ def one_cycle(optimizer, lr_max, steps_per_epoch, epochs=24, *, peak=PEAK):
     )
 
 
-def cycle_curve(lr_max, steps_per_epoch, epochs=24):
+def cycle_curve(lr_max, steps_per_epoch, epochs=24, *, peak=PEAK):
     """Learning rate and beta1 of every step of a cycle, without training: two lists, a number for each step."""
     optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
-    scheduler = one_cycle(optimizer, lr_max, steps_per_epoch, epochs)
+    scheduler = one_cycle(optimizer, lr_max, steps_per_epoch, epochs, peak=peak)
     lrs, betas = [], []
     for _ in range(epochs * steps_per_epoch):
         lrs.append(optimizer.param_groups[0]["lr"])

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from checkpoint import Checkpoint
 from test import confusion_matrix, mistakes, predict, test
-from train import TrainingDiverged, find_lr, fit, make_criterion, make_optimizer, one_cycle, train
+from train import TrainingDiverged, cycle_curve, find_lr, fit, make_criterion, make_optimizer, one_cycle, train
 
 LRMAX = 0.0123
 
@@ -22,6 +22,13 @@ def batches(n=20, batch_size=8, shape=(3, 32, 32), classes=10, **options):
     generator = torch.Generator().manual_seed(1)
     pictures = torch.randn(n, *shape, generator=generator)
     return DataLoader(TensorDataset(pictures, torch.arange(n) % classes), batch_size, **options)
+
+
+def test_the_curve_that_is_shown_is_the_one_that_trains_also_with_another_peak():
+    lrs, betas = cycle_curve(LRMAX, 98)
+    assert (lrs, betas) == whole_cycle(98, 24)
+    late, _ = cycle_curve(LRMAX, 98, peak=12 / 24)  # the notebook's exercise
+    assert np.argmax(lrs) == 5 * 98 - 1 and np.argmax(late) == 12 * 98 - 1
 
 
 def adam(model):
