@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+import distributed
 from transform import (
     MEAN,
     STD,
@@ -63,7 +64,8 @@ class SeededLoader(DataLoader):
 class DeviceLoader:
     """Batches made on the device, where the whole data set lives as uint8 (CIFAR-10: 0.5 GB with mirror images).
 
-    An epoch's random choices are one table, drawn on the CPU from (seed, epoch): the same on every device.
+    An epoch's random choices are one table, drawn on the CPU from (seed, epoch): the same on every device. Of several
+    processes (torchrun) each takes its rows of every batch, and its share of the test pictures.
 
     Args:
         dataset: has `data` (N, H, W, 3) uint8, square, and `targets`.
@@ -98,14 +100,15 @@ class DeviceLoader:
     def __iter__(self):
         """Yields (pictures (B, 3, H, W) in channels-last format, labels (B,))."""
         if not self.train:
-            for pictures, labels in zip(
-                self.pictures.split(self.batch_size), self.labels.split(self.batch_size), strict=True
-            ):
+            mine = distributed.share(len(self.dataset))
+            batches = (part[mine].split(self.batch_size) for part in (self.pictures, self.labels))
+            for pictures, labels in zip(*batches, strict=True):
                 yield normalise(pictures, *self.factors), labels
             return
         generator = torch.Generator().manual_seed(stream(self.seed, self.epoch))
         draws = draw_epoch(len(self.dataset), generator, self.size).to(self.device)
-        for chosen in draws.order.split(self.batch_size):
+        for batch in draws.order.split(self.batch_size):
+            chosen = batch[distributed.share(len(batch))]
             yield augment(self.pictures, draws.of(chosen), *self.factors), self.labels[chosen]
 
 
@@ -127,7 +130,10 @@ def make_loaders(
         raise ValueError(f"loader is {loader!r}: choose one of {', '.join(LOADERS)}")
     if batch_size < 1:
         raise ValueError(f"batch size is {batch_size}: it must be 1 or more")
+    if loader != "device" and distributed.size() > 1:
+        raise ValueError(f'loader is {loader!r}: several processes share one table of draws, so give "device"')
     if loader == "device":
+        distributed.check_shares(batch_size, len(data.train), len(data.test))
         common = dict(mean=data.mean, std=data.std, seed=seed, dtype=dtype)
         train = DeviceLoader(data.train, batch_size, device, **common)
         return train, DeviceLoader(data.test, TEST_BATCH, device, train=False, **common)

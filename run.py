@@ -5,11 +5,13 @@ python train.py --help
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import dataset
+import distributed
 import models
 import report
 import utils
@@ -55,6 +57,11 @@ def parse(arguments):
     add("--workers", type=number, default=2, help="processes that prepare pictures (default: 2)")
     add("--out", default="runs/s10", metavar="DIR", help="where results, weights and figures go (default: runs/s10)")
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where a run in DIR was cut")
+    add(
+        "--sync-batchnorm",
+        action="store_true",
+        help="with several GPUs: BatchNorm's statistics are those of the whole batch",
+    )
     add("--deterministic", action="store_true", help="the same to the last bit on CUDA too; slower")
     args = parser.parse_args(arguments)
     try:
@@ -64,7 +71,7 @@ def parse(arguments):
         )
         whole("seed", args.seed, 0), whole("workers", args.workers, 0)
         dataset.check_source(args.data)
-        args.lock = lock_folder(Path(args.out))  # held from here on
+        args.lock = lock_folder(Path(args.out)) if distributed.rank() == 0 else None  # held from here on
     except (ValueError, CheckpointError) as error:
         parser.error(str(error))
     return args
@@ -80,7 +87,8 @@ def run(args):
     set_deterministic(args.deterministic)
     device, settings, dtype = args.device, args.settings, precision(args.device)
     print(settings.describe(device))
-    data = dataset.load(args.data).limited(settings.limit)
+    with distributed.first_alone():  # the others find what it has fetched and decoded
+        data = dataset.load(args.data).limited(settings.limit)
     print(data.describe())
 
     torch.manual_seed(args.seed)
@@ -93,27 +101,29 @@ def run(args):
     config = describe_run(
         data, model, settings, seed=args.seed, loader=args.loader, workers=args.workers, recipe=RECIPE
     )
-    checkpoint = Checkpoint(args.out, config, resume=args.resume, device=device_name(device))
+    checkpoint = None  # the first process keeps it
+    if distributed.rank() == 0:
+        checkpoint = Checkpoint(args.out, config, resume=args.resume, device=distributed.devices(device_name(device)))
     common = dict(dtype=dtype, checkpoint=checkpoint)
-    found = find_lr(model, device, train_loader, optimizer, criterion, iterations=settings.iterations, **common)
+    test_range = partial(find_lr, model, device, train_loader, optimizer, criterion, iterations=settings.iterations)
+    found = distributed.by_first(lambda: test_range(**common))
     print(f"LR range test: LRMAX {found.lr_max:.2e}, LRMIN {found.lr_min:.2e}")
+
     scheduler = one_cycle(optimizer, found.lr_max, len(train_loader), settings.epochs)
-    history = fit(
-        model,
-        device,
-        train_loader,
-        test_loader,
-        optimizer,
-        criterion,
-        scheduler,
-        settings.epochs,
-        seed=args.seed,
-        **common,
-    )
-    probabilities, labels = predict(model, device, test_loader, dtype=dtype)
-    about = dict(parameters=models.count_parameters(model), device=device_name(device))
+    parallel = distributed.wrap(model, sync_batchnorm=args.sync_batchnorm)
+    loaders, options = (train_loader, test_loader), dict(seed=args.seed, **common)
+    history = fit(parallel, device, *loaders, optimizer, criterion, scheduler, settings.epochs, **options)
+    if distributed.rank() == 0:
+        finish(args, data, model, test_loader, found, history, config)
+
+
+def finish(args, data, model, test_loader, found, history, config):
+    """Weights, results and figures of a trained network, by the first process alone."""
+    out, device = Path(args.out), args.device
+    with distributed.by_itself():
+        probabilities, labels = predict(model, device, test_loader, dtype=precision(device))
+    about = dict(parameters=models.count_parameters(model), device=device_name(device), world_size=distributed.size())
     numbers = report.collect(data, history, found, config, confusion_matrix(probabilities, labels), **about)
-    out = Path(args.out)
     write_atomically(out / "s10_model.pt", to_bytes(model.state_dict()))
     write_atomically(out / "results.json", report.to_json(numbers))
     print(f"final test accuracy {numbers['final_test_acc']:.2f} % on {data.name}; weights and results are in {out}")
@@ -142,11 +152,13 @@ def draw(out, data, found, numbers, probabilities, labels):
 
 def main(arguments=None):
     """`python train.py`: 0 when all went well, 1 and a sentence when not, 2 for wrong arguments, 130 after Ctrl-C."""
-    args = parse(arguments)
     try:
-        run(args)
+        with distributed.joined():
+            run(parse(arguments))
     except (ValueError, TypeError, ArithmeticError, MemoryError, OSError, CheckpointError, DownloadError) as error:
-        sys.exit(f"train.py: {error}")
+        who = f"rank {distributed.rank()}: " if distributed.rank() else ""
+        sys.exit(f"train.py: {who}{error}")
     except KeyboardInterrupt:
-        print("train.py: stopped by Ctrl-C; the same command goes on after the last finished epoch")
+        if distributed.rank() == 0:
+            print("train.py: stopped by Ctrl-C; the same command goes on after the last finished epoch")
         sys.exit(130)

@@ -2,6 +2,7 @@
 
     python train.py                                   # CIFAR-10 (or the sample), full on a GPU, quick without one
     python train.py --data photos/ --profile full     # a folder with train/<class>/* and test/<class>/*
+    torchrun --standalone --nproc-per-node=2 train.py --loader device    # two GPUs, or two CPU processes
     python train.py --help
 
 `train` and `fit` take any model, loader, optimizer, criterion and scheduler:
@@ -19,10 +20,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+import distributed
 from lr_finder import DIVISOR
 from lr_finder import find_lr as find_lr  # train.find_lr: whoever takes train.py along finds it here
 from test import explained, test, to_device
 
+NEVER = 2**62  # a step that is never reached
 PEAK = 5 / 24  # LRMAX is reached at the end of epoch 5 of 24
 RECIPE = dict(optimizer="Adam", weight_decay=0.05, betas=[0.9, 0.99], label_smoothing=0.1)
 
@@ -38,7 +41,7 @@ class Tally:
         self.loss = torch.zeros((), device=device)
         self.hits = torch.zeros((), device=device, dtype=torch.int64)
         self.count = 0
-        self.bad_loss, self.bad_pixels = (torch.full((), -1, device=device) for _ in range(2))  # first bad step, or -1
+        self.bad_loss, self.bad_pixels = (torch.full((), NEVER, device=device) for _ in range(2))  # first bad steps
         self.lrs = []
 
     def add(self, loss, output, pictures, labels, lr):
@@ -51,23 +54,25 @@ class Tally:
         self.bad_pixels = first_bad(self.bad_pixels, pictures.sum(dtype=torch.float32), step)
 
     def read(self):
-        """(mean loss, accuracy in per cent) so far; raises TrainingDiverged where a loss was not finite."""
-        step, pixels = int(self.bad_loss), int(self.bad_pixels)
-        if pixels >= 0 and not 0 <= step < pixels:
+        """(mean loss, accuracy in per cent) so far, of all processes; raises TrainingDiverged where a loss was NaN."""
+        step, pixels = (int(distributed.least(bad)) for bad in (self.bad_loss, self.bad_pixels))
+        if pixels < NEVER and pixels <= step:
             raise TrainingDiverged(
                 f"a picture of step {pixels + 1} holds NaN or infinite pixels: check the data and its transform"
             )
-        if step >= 0:
+        if step < NEVER:
             raise TrainingDiverged(
                 f"the loss is NaN or infinite at step {step + 1}, learning rate {self.lrs[step]:.2g}: "
                 "take a smaller LRMAX (a tenth, say), and check that the labels fit the pictures"
             )
-        return float(self.loss) / self.count, 100 * int(self.hits) / self.count
+        count = torch.tensor(self.count, device=self.hits.device)
+        loss, hits, count = (distributed.total(part) for part in (self.loss, self.hits, count))
+        return float(loss) / int(count), 100 * int(hits) / int(count)
 
 
 def first_bad(so_far, value, step):
     """Remember on the device, without waiting for it, the first step whose value is not finite."""
-    return torch.where((so_far < 0) & ~torch.isfinite(value), step, so_far)
+    return torch.where((so_far == NEVER) & ~torch.isfinite(value), step, so_far)
 
 
 def train(
@@ -82,10 +87,10 @@ def train(
     dtype=torch.float32,
     title="train",
 ):
-    """Train for one epoch.
+    """Train for one epoch; under torchrun together with the other processes (see `distributed.py`).
 
     Args:
-        model: (B, …) -> (B, C) scores; left in training mode.
+        model: (B, …) -> (B, C) scores; left in training mode. Under torchrun: from `distributed.wrap`.
         device: where the model is.
         train_loader: yields (inputs, labels); the last batch may be smaller.
         optimizer, criterion: PyTorch's or your own; the criterion gives the mean loss of a batch.
@@ -112,7 +117,7 @@ def train(
                 output = model(pictures)
                 loss = criterion(output, labels)
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            scaler.scale(distributed.weighted(loss, len(labels))).backward()
             tally.add(loss, output, pictures, labels, optimizer.param_groups[0]["lr"])
             scaler.step(optimizer)
             scaler.update()
@@ -122,6 +127,7 @@ def train(
             tally.read()
     if tally.count == 0:
         raise ValueError("the training loader is empty: there is nothing to learn from")
+    distributed.average_buffers(model)
     return tally.read()
 
 
@@ -206,7 +212,7 @@ def fit(
         scheduler: stepped after every batch, or None.
         epochs: of the whole run, the finished ones of a checkpoint counted in.
         seed: PyTorch's global generator is set from (seed, epoch), for models that draw numbers themselves (dropout).
-        checkpoint: a `checkpoint.Checkpoint`, or None to keep nothing.
+        checkpoint: a `checkpoint.Checkpoint`, or None to keep nothing. Under torchrun only the first process has one.
         log: takes one line of text an epoch.
         Others: see `train`.
 
@@ -218,12 +224,15 @@ def fit(
         TrainingDiverged: epoch, step and learning rate are named; the checkpoint of the epoch before is kept.
     """
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=dtype == torch.float16)
-    parts = dict(model=model, optimizer=optimizer, scaler=scaler) | ({"scheduler": scheduler} if scheduler else {})
+    network = distributed.unwrap(model)
+    parts = dict(model=network, optimizer=optimizer, scaler=scaler) | ({"scheduler": scheduler} if scheduler else {})
     history = begin(checkpoint, parts)
+    for row in history:
+        log(epoch_line(row, epochs))  # so that a run in pieces shows all of its epochs
     rates = []  # of every step; once an epoch is over, the scheduler has moved on to the next
     for epoch in range(len(history) + 1, epochs + 1):
         began, batches = time.perf_counter(), Stopwatch(train_loader)
-        torch.manual_seed(1_000_003 * seed + epoch)
+        torch.manual_seed(1_000_003 * seed + epoch + 7919 * distributed.rank())
         if hasattr(train_loader, "set_epoch"):
             train_loader.set_epoch(epoch)
         note_rate = optimizer.register_step_post_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
@@ -231,7 +240,7 @@ def fit(
             options = dict(scaler=scaler, dtype=dtype, title=f"epoch {epoch}/{epochs}")
             train_loss, train_acc = train(model, device, batches, optimizer, criterion, scheduler, **options)
             trained = time.perf_counter() - began
-            test_loss, test_acc = test(model, device, test_loader, criterion, dtype=dtype)
+            test_loss, test_acc = test(network, device, test_loader, criterion, dtype=dtype)
             if not math.isfinite(test_loss):  # the last step can ruin the weights after its loss was measured
                 raise TrainingDiverged(f"the test loss is {test_loss}: take a smaller LRMAX or check the test pictures")
         row = dict(epoch=epoch, train_loss=train_loss, train_acc=train_acc, test_loss=test_loss, test_acc=test_acc)
@@ -249,11 +258,12 @@ def fit(
 
 def begin(checkpoint, parts):
     """Put every part into the checkpoint's state, or store theirs where it has none; returns the history so far."""
-    if checkpoint is None:
-        return []
-    if "model" not in checkpoint.state:
-        checkpoint.save(**{name: part.state_dict() for name, part in parts.items()})
-    return checkpoint.restore(**parts)
+    history = []
+    if checkpoint is not None:
+        if "model" not in checkpoint.state:
+            checkpoint.save(**{name: part.state_dict() for name, part in parts.items()})
+        history = checkpoint.restore(**parts)
+    return distributed.begin_together(history, parts)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
     python tests/small_run.py --data sample --out DIR …       # the arguments of train.py
     process = start(["--out", "DIR", …], "DIR/log.txt")       # forked off a server that has paid for the imports
     process = start([…], log, stop=("train", 5))              # kills itself with SIGKILL in its fifth training step
+    SMALL_RUN_STOP="1 train 5" torchrun … tests/small_run.py  # the second of several processes does
 
 Points to stop at, each with the number of the call: "range", "train" and "test" (a pass through the network in the
 range test, in training, in evaluation), "write" (half of a file is written), "flush" (before fsync), "rename" (before a
@@ -117,6 +118,9 @@ class HalfWritten:
 
 
 def main(arguments):
+    rank, *stop = os.environ.get("SMALL_RUN_STOP", "none").split()
+    if rank == os.environ.get("RANK"):
+        stop_at(stop[0], int(stop[1]))
     models.s10_model, dataset.draw_sample = TinyNet, tiny_sample
     settings.QUICK = dataclasses.replace(settings.QUICK, iterations=20)
     run.main(["--data", "sample", *arguments])

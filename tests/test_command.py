@@ -82,7 +82,8 @@ def test_a_finished_run_says_so_trains_nothing_and_ends_with_the_same(whole_run,
     assert finish([*SMALL, "--out", out], log) == 0
     lines = log.read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("resumed")]
-    assert "the run is finished, 3 of 3 epochs" in line and not [line for line in lines if line.startswith("epoch")]
+    assert "the run is finished, 3 of 3 epochs" in line
+    assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/3", "2/3", "3/3"]  # shown again
     assert same(weights(out), before) and results(out) == numbers
     # other settings are refused, and nothing is overwritten
     kept = (out / "checkpoint.pt").read_bytes()

@@ -402,7 +402,7 @@ def test_a_new_process_goes_on_bit_exactly_and_says_so(tmp_path, uninterrupted, 
     history = second.fit()
     assert same(second.model.state_dict(), uninterrupted[0])
     assert without_seconds(history) == without_seconds(uninterrupted[1])
-    assert sum(line.startswith("epoch") for line in second.lines) == 4 - stop
+    assert sum(line.startswith("epoch") for line in second.lines) == 4  # the finished ones are shown again
 
 
 def test_a_finished_run_says_so_and_trains_nothing(tmp_path, uninterrupted):
@@ -410,7 +410,8 @@ def test_a_finished_run_says_so_and_trains_nothing(tmp_path, uninterrupted):
     again = Setting(tmp_path)
     again.model.forward = None  # cannot be called
     history = again.fit()
-    assert len(again.lines) == 1 and "the run is finished, 4 of 4 epochs" in again.lines[0]
+    assert "the run is finished, 4 of 4 epochs" in again.lines[0]
+    assert [line.split()[1] for line in again.lines[1:]] == ["1/4", "2/4", "3/4", "4/4"]  # shown again
     assert same(again.model.state_dict(), uninterrupted[0]) and len(history) == 4
 
 
