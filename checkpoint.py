@@ -112,12 +112,21 @@ class Checkpoint:
         parts = copy.deepcopy(parts)  # a state dict holds the living weights, and they move on
         self.state = {"history": [], **self.state, **parts}
         self.state |= dict(format=FORMAT, config=self.config, device=self.device)
+        self.write(self.path, to_bytes(self.state), keep=self.previous)
+
+    def write(self, path, content, keep=None):
+        """Write a file of the run. Where that fails, a sentence says so: a run goes on without the file."""
         try:
-            write_atomically(self.path, to_bytes(self.state), keep=self.previous)
+            write_atomically(path, content, keep)
         except OSError as error:
             self.log(
-                f"{self.path} could not be written ({error.strerror}): the run goes on; free some space to make it safe"
+                f"{path} could not be written ({error.strerror}): the run goes on; free some space to make it safe"
             )
+
+    def release(self):
+        """Let another process go on with the run in this folder."""
+        if self.lock is not None:
+            self.lock.release(force=True)
 
     def restore(self, **parts):
         """Load the state into model, optimizer, scheduler and scaler; returns the history so far."""

@@ -235,23 +235,26 @@ def test_no_resume_starts_over_and_keeps_the_old_file(tmp_path):
 # --- the lock
 
 
-def test_a_second_process_is_refused_and_a_notebook_s_second_cell_is_not(tmp_path):
-    first, _ = opened(tmp_path / "run")
+def opened_elsewhere(folder):
+    """What another process says about opening the folder."""
     program = (
         "import sys; from checkpoint import Checkpoint, CheckpointError\n"
         "try: Checkpoint(sys.argv[1], {})\n"
         "except CheckpointError as error: print(error)"
     )
-    words = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "run")],
-        cwd=Path(module.__file__).parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    command = [sys.executable, "-c", program, str(folder)]
+    options = dict(cwd=Path(module.__file__).parent, capture_output=True, text=True, check=True)
+    return subprocess.run(command, **options).stdout
+
+
+def test_a_second_process_is_refused_and_a_notebook_s_second_cell_is_not(tmp_path):
+    first, _ = opened(tmp_path / "run")
+    words = opened_elsewhere(tmp_path / "run")
     assert words == f"{tmp_path / 'run'} is in use by another process: wait for it, or choose another output folder\n"
     assert opened(tmp_path / "run")[0].lock is first.lock
     assert opened(tmp_path / "x" / ".." / "run")[0].lock is first.lock  # the same folder under another name
+    first.release()
+    assert opened_elsewhere(tmp_path / "run") == ""
 
 
 def test_a_drive_without_locks_is_used_without(tmp_path, monkeypatch):
@@ -313,6 +316,14 @@ def test_a_real_disk_that_is_full(tiny_disk):
     assert files(tiny_disk) == before
     saver.save(model={"w": torch.full((3,), 2.0)}, history=rows(2))
     assert opened(tiny_disk)[0].state["model"]["w"].tolist() == [2.0] * 3
+
+
+def test_weights_and_results_that_cannot_be_written_are_one_sentence(tiny_disk):
+    saver, lines = opened(tiny_disk)
+    saver.write(tiny_disk / "s10_model.pt", bytes(100_000))
+    assert len(lines) == 1 and lines[0].startswith(f"{tiny_disk / 's10_model.pt'} could not be written (")
+    saver.write(tiny_disk / "results.json", b"{}")
+    assert sorted(path.name for path in tiny_disk.iterdir()) == [".lock", "results.json"] and len(lines) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):

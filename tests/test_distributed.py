@@ -8,12 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from small_run import end_orphans, finish
 from two_processes import BATCH, ingredients
 
 import distributed
+from checkpoint import Checkpoint
+from settings import Settings, device_name
 from test import test as evaluate
 
 HERE = Path(__file__).parent
@@ -91,6 +94,20 @@ def test_processes_end_with_one_network_and_evaluate_the_whole_test_set(pair):
         assert found["together"][0].tolist() == list(range(9)) and found["together"][1] == 1
 
 
+def notebook_cell(name, monkeypatch, out):
+    """Run the notebook's cell for several GPUs as on a machine with two; returns the checkpoint it goes on with."""
+    source = next(cell.source for cell in nbformat.read(HERE.parent / "S10_model.ipynb", 4).cells if cell.id == name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = torch.load(out / "checkpoint.pt", weights_only=True)["config"]
+    settings = Settings("quick", epochs=3, batch_size=16, limit=40, iterations=20)
+    cell = dict(data="sample", seed=3, loader="device", out=out, settings=settings, config=config, device="cpu")
+    cell |= dict(torch=torch, distributed=distributed, Checkpoint=Checkpoint, device_name=device_name)
+    cell |= dict(checkpoint=Checkpoint(out, config), common={})
+    exec(source, cell)
+    assert cell["common"]["checkpoint"] is cell["checkpoint"]
+    return cell["checkpoint"]
+
+
 def test_a_dead_process_ends_the_run_which_then_goes_on_with_another_number(tmp_path, monkeypatch, capfd):
     """Two processes, of which the second is killed in epoch 2; one process, killed in epoch 3; then two again."""
     out, log = tmp_path / "run", tmp_path / "log.txt"
@@ -107,7 +124,8 @@ def test_a_dead_process_ends_the_run_which_then_goes_on_with_another_number(tmp_
 
     monkeypatch.setattr(distributed, "SCRIPT", HERE / "small_run.py")
     capfd.readouterr()
-    distributed.launch(2, limit=40, batch_size=16, epochs=3, seed=3, loader="device", out=out)
+    kept = notebook_cell("s10-23b", monkeypatch, out)
+    assert "the run is finished" in kept.summary()
     words = capfd.readouterr().out
     assert "resumed after epoch 2 of 3" in words and "it goes on on 2 × CPU" in words
     assert words.count("epoch  3/3") == 1  # only the first process speaks
