@@ -10,7 +10,7 @@ PARAMETERS = $(foreach p,DATA PROFILE EPOCHS BATCH_SIZE LIMIT SEED LOADER,$(if $
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: run test test-long lint bench address clean
+.PHONY: run test test-long test-colab test-browser lint bench results search address clean
 
 .venv/.installed: requirements.lock
 	$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -35,10 +35,29 @@ test: lint
 test-long: lint
 	$(PY) -m pytest -m long
 
+# The notebook as in Colab and in Kaggle, with Colab's versions: the first time, 5 GB are fetched into .venv-colab/
+test-colab: $(SETUP)
+	$(PY) tests/colab.py
+
+# JupyterLab in a real Chromium; leaves screenshots in runs/browser/ to be looked at
+test-browser: $(SETUP)
+	$(PY) -c 'import playwright' 2>/dev/null || $(PY) -m pip install --quiet -r requirements-browser.txt
+	test -x /usr/bin/chromium || $(PY) -m playwright install chromium
+	$(PY) tests/browser.py
+
 # Prints what it measures, and rewrites the tables and the figure of benchmarks/README.md
 bench: $(SETUP)
 	$(PY) -c 'import kornia' 2>/dev/null || $(PY) -m pip install --quiet -r requirements-bench.txt
 	DATA="$(filter-out auto sample cifar10,$(DATA))" $(PY) -m benchmarks
+
+# What does each ingredient buy? Row by row, resumable; make search compares recipes on held-out training pictures.
+# DATA=, ROWS=, SEEDS=, LIMIT=, EPOCHS=, MINUTES= and OUT= are passed on
+STUDY = --data "$(DATA)" $(if $(filter file,$(origin OUT)),,--out "$(OUT)") \
+  $(foreach p,ROWS SEEDS LIMIT EPOCHS MINUTES,$(if $($(p)),--$(shell echo $(p) | tr A-Z a-z) "$($(p))"))
+results: $(SETUP)
+	$(PY) -m benchmarks.ablation $(STUDY); status=$$?; $(PY) -m benchmarks.tables && $(PY) report.py; exit $$status
+search: $(SETUP)
+	$(PY) -m benchmarks.search $(STUDY)
 
 # make address REPO=owner/name BRANCH=main: where the badge and the notebook's set-up cell find this repository
 BRANCH ?= main

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+import comparison
+
 TARGET = 90.0  # per cent, on the official test pictures
 PACKAGES = ("torch", "torchvision", "albumentations", "torch-lr-finder", "matplotlib", "numpy")
 README_MARKS = ("<!-- results: written by `python report.py`, do not edit -->", "<!-- end of results -->")
+ABLATION_MARKS = ("<!-- ablation: written by `python report.py`, do not edit -->", "<!-- end of ablation -->")
 ORIGINAL = Path(__file__).parent / "misc" / "original-2023.json"
 
 
@@ -34,6 +37,7 @@ def collect(data, history, found, config, confusion, *, parameters, device, worl
     accuracies = [row["test_acc"] for row in history]
     numbers = dict(
         data=data.name,
+        model=config["model"],
         classes=list(data.classes),
         mean=list(data.mean),
         std=list(data.std),
@@ -206,14 +210,21 @@ def readme_block(numbers):
 
 
 def update_readme(readme, results):
-    """Write the results into the README, between its two marks; returns the new text."""
+    """Write the results, and the ablation where there is one beside them, into the README; returns the new text."""
     text = Path(readme).read_text(encoding="utf-8")
     numbers = json.loads(Path(results).read_text(encoding="utf-8"))
-    head, mark, rest = text.partition(README_MARKS[0])
-    _, end, tail = rest.partition(README_MARKS[1])
+    rows = comparison.read(Path(results).with_name("ablation.json"))
+    text = between(text, README_MARKS, readme_block(numbers))
+    return between(text, ABLATION_MARKS, comparison.block(rows)) if rows else text
+
+
+def between(text, marks, block):
+    """The text with `block` in place of what stands between its two marks."""
+    head, mark, rest = text.partition(marks[0])
+    _, end, tail = rest.partition(marks[1])
     if not mark or not end:
-        raise ValueError(f"{readme} lacks the marks {README_MARKS[0]!r} and {README_MARKS[1]!r} for the results")
-    return f"{head}{mark}\n\n{readme_block(numbers)}\n\n{end}{tail}"
+        raise ValueError(f"the README lacks the marks {marks[0]!r} and {marks[1]!r}: put them where the block belongs")
+    return f"{head}{mark}\n\n{block}\n\n{end}{tail}"
 
 
 if __name__ == "__main__":

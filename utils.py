@@ -162,7 +162,7 @@ def plot_one_cycle(lrs, betas, steps_per_epoch: int, *, note="", path=None) -> F
     axes[0].plot(steps, lrs, color=BLUE, lw=2.5)
     for ax in axes:
         ax.axvline(steps[peak], color=ORANGE, ls="--", lw=1.5)
-    axes[0].axhline(lrs.min(), color=ORANGE, ls=":", lw=1.5)
+    axes[0].axhline(lrs[0], color=ORANGE, ls=":", lw=1.5)
     axes[0].plot(steps[peak], lrs[peak], "o", ms=9, color=ORANGE, mec="white")
     late = peak > len(lrs) / 2
     when = "in" if steps[peak] % steps_per_epoch else "the end of"
@@ -170,20 +170,22 @@ def plot_one_cycle(lrs, betas, steps_per_epoch: int, *, note="", path=None) -> F
     style = {"textcoords": "offset points", "va": "bottom", "color": ORANGE, "weight": "bold"}
     side = {"xytext": (-8, 4), "ha": "right"} if late else {"xytext": (8, 4), "ha": "left"}
     axes[0].annotate(words, (steps[peak], lrs[peak]), **side, **style)
-    middle = (steps[len(lrs) // 2], lrs.min())
-    axes[0].annotate(f"LRMIN = {lrs.min():.2e}", middle, (0, 3), ha="center", **style)
+    middle = (steps[len(lrs) // 2], lrs[0])
+    axes[0].annotate(f"LRMIN = {lrs[0]:.2e}", middle, (0, 3), ha="center", **style)
     axes[0].set(ylabel="learning rate", ylim=(-0.02 * lrs[peak], 1.15 * lrs[peak]))
     axes[-1].set(xlabel="step (one batch each)", xlim=(0, len(lrs) + 1))
     scale = (lambda step: step / steps_per_epoch, lambda epoch: epoch * steps_per_epoch)
     axes[0].secondary_xaxis("top", functions=scale).set_xlabel("epochs done")
-    return finish(fig, "One cycle: up to LRMAX, down again to LRMIN, and no further", note, path)
+    end = "to LRMIN, and no further" if lrs[-1] > 0.99 * lrs[0] else f"below LRMIN, to {lrs[-1]:.2g}"
+    return finish(fig, f"One cycle: up to LRMAX, down again {end}", note, path)
 
 
 @styled
-def plot_history(history, *, reference: dict | None = None, note="", path=None) -> Figure:
+def plot_history(history, *, target: float | None = 90, reference: dict | None = None, note="", path=None) -> Figure:
     """Loss and accuracy by epoch; history: dicts with epoch, train_loss, train_acc, test_loss, test_acc (%).
 
-    reference: {"label": words, "history": the same, keys may be missing}; its test curves are drawn faintly.
+    target: the accuracy to reach (%), or None. reference: {"label": words, "history": the same, keys may be missing};
+    its test curves are drawn faintly.
     """
     check_lengths(history=history)
     fig, axes = panels(600, ncols=2)
@@ -200,9 +202,10 @@ def plot_history(history, *, reference: dict | None = None, note="", path=None) 
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _frame_losses(axes[0])
     axes[0].set_ylabel("loss (nats)")
-    axes[1].axhline(90, color=GREEN, ls="-.", lw=1.5)
-    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    axes[1].annotate("target 90 %", (0, 90), (4, 3), color=GREEN, weight="bold", **place)
+    if target is not None:
+        axes[1].axhline(target, color=GREEN, ls="-.", lw=1.5)
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes[1].annotate(f"target {target:g} %", (0, target), (4, 3), color=GREEN, weight="bold", **place)
     axes[1].set(ylabel="accuracy (%)", ylim=(None, 100))
     _legend(fig, axes[1])
     best = max(history, key=lambda row: np.nan_to_num(row["test_acc"], nan=-1))
@@ -316,29 +319,30 @@ def plot_mistakes(
 
 @styled
 def plot_top5(pictures, probabilities, classes, *, originals=None, note="", path=None) -> Figure:
-    """What the network sees and its five likeliest classes.
+    """What the network sees and its five likeliest classes, for the first 50 pictures.
 
     probabilities: a row a picture, a column a class, 0 to 1. originals: the pictures before shrinking.
     """
     check_lengths(pictures=pictures, probabilities=probabilities)
-    cells, group, captions = list(pictures), 1, ["what the network sees"]
+    cells, group, captions = list(pictures[:50]), 1, ["what the network sees"]
     if originals is not None:
         check_lengths(pictures=pictures, originals=originals)
-        cells = [cell for pair in zip(originals, pictures, strict=True) for cell in pair]
+        cells = [cell for pair in zip(originals, cells, strict=False) for cell in pair]
         group, captions = 2, ["original", "network sees"]
     rows = [cells[i : i + 2 * group] for i in range(0, len(cells), 2 * group)]
     fig, ax, side, corners = picture_grid(rows, above=40, group=group, apart=380, largest=160)
     corners = [corner for row in corners for corner in row]
     for i, (x, y) in enumerate(corners):
         ax.text(x, y - GAP, captions[i % group], va="bottom", size=8.5, color=GREY)
-    for (x, y), row in zip(corners[group - 1 :: group], np.asarray(probabilities, dtype=float), strict=True):
+    for (x, y), row in zip(corners[group - 1 :: group], np.asarray(probabilities, dtype=float), strict=False):
         left, bar = x + side + 152, 150
         for place, c in enumerate(np.argsort(-row, kind="stable")[:5]):
             height = y + (place + 0.5) * side / 5
             ax.barh(height, row[c] * bar, left=left, height=20, color=SKY if place else BLUE)
             ax.text(left - GAP, height, shortened(classes[c], 11), ha="right", va="center", size=9)
             ax.text(left + row[c] * bar + GAP, height, f"{100 * row[c]:.1f} %", va="center", size=9)
-    return finish(fig, "What the network sees, and what it takes it for", note, path)
+    title = "What the network sees, and what it takes it for"
+    return finish(fig, title + (f" (the first 50 of {len(pictures)})" if len(pictures) > 50 else ""), note, path)
 
 
 @styled
@@ -355,7 +359,8 @@ def plot_bars(rows, *, reference: dict | None = None, note="", path=None) -> Fig
     if reference:
         ax.axvline(reference["value"], color=ORANGE, ls="--", lw=2)
         _above(ax, reference["value"], f"{reference['label']}: {reference['value']:.2f} %")
-    remarks = [f"{row['mean']:.2f} ± {row['std']:.2f} %" for row in rows]
+    spread = [f" ± {row['std']:.2f}" if len(row["accuracies"]) > 1 else "" for row in rows]  # one seed has none
+    remarks = [f"{row['mean']:.2f}{plus} %" for row, plus in zip(rows, spread, strict=True)]
     _bars(ax, [row["name"] for row in rows], remarks)
     ax.set_xlabel("test accuracy (%): mean, one standard deviation, and each seed (|)")
     best = max(rows, key=lambda row: row["mean"])

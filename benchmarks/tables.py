@@ -1,4 +1,4 @@
-"""How do the tables and the figure of benchmarks/README.md come from benchmarks/results/*.json?
+"""How do the tables and the figure of benchmarks/README.md come from benchmarks/results/*.json and misc/ablation.json?
 
 python -m benchmarks.tables                     # rewrites README.md between its markers, and results.png
 python -m benchmarks.tables --print FOLDER      # the goals found in a folder of results, as plain text
@@ -13,10 +13,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+import comparison
+from benchmarks.recipes import ROWS
 from drawing import BLUE, GREEN, GREY, ORANGE, STYLE
 
 HERE = Path(__file__).parent
-ORDER = ("pipeline", "overhead", "course", "limit", "growth", "start")
+ABLATION = HERE.parent / "misc" / "ablation.json"
+ORDER = ("pipeline", "overhead", "course", "limit", "growth", "start", "scaling")
 MARKER = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CONTEXTS = (("one CPU thread", "o", BLUE), ("workers", "^", ORANGE), ("cuda", "s", GREEN))  # of the pipeline's rows
 
@@ -84,10 +87,24 @@ def fill(text, results):
     def tables(match):
         begin, name, end = match.groups()
         mine = [table(result) for result in results if result["benchmark"] == name]
-        body = goals_table(results) if name == "goals" else "\n\n".join(mine)
+        body = "\n\n".join(mine)
+        if name == "goals":
+            body = goals_table(results)
+        if name == "ablation":
+            body = ablation(comparison.read(ABLATION))
         return f"{begin}\n{body or 'Not measured yet.'}\n\n{end}"
 
     return MARKER.sub(tables, text)
+
+
+def ablation(rows):
+    """The tables of `make results`, and for each the rows that were not run."""
+    parts = [comparison.block(rows)]
+    for group in comparison.groups(rows):
+        names = [row.name for row in ROWS if comparison.find(group, row.key) is None]
+        if names:
+            parts.append(f"Not run on {group[0]['pictures']:,} pictures of {group[0]['data']}: {', '.join(names)}.")
+    return "\n\n".join(parts)
 
 
 def draw(results, path):

@@ -28,6 +28,7 @@ def numbers_of(*accuracies, name="sample data, not CIFAR-10", train=6, confusion
     pictures = np.random.default_rng(0).integers(0, 256, (train, 4, 4, 3), dtype=np.uint8)
     data = Data(name, *(ArrayDataset(pictures, np.arange(train) % 3, CLASSES) for _ in range(2)))
     config = dict(epochs=len(accuracies), batch_size=2, seed=7, loader="device", recipe={"optimizer": "Adam"})
+    config["model"] = "CustomResNet"
     found = RangeTest(1e-4, 1e-2, [1e-6, 1.0], [2.0, 1.0], [2.0, 1.0])
     history = rows(*accuracies)
     return collect(data, history, found, config, confusion, parameters=99, device="CPU") | changes

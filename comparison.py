@@ -1,0 +1,148 @@
+"""What did each ingredient buy? Table, words and figure of the runs in `misc/ablation.json`.
+
+    rows = read("misc/ablation.json")        # written by `make results`
+    print(block(rows))                       # Markdown: a table for each setting, best first
+    plot(rows, path="misc/ablation.png")
+
+Rows stand in one table only where data, pictures, epochs, batch size and recipe are the same.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import utils
+
+TARGET, GAIN, FALL = 92.0, 2.5, 3.0  # per cent; points above the 2023 recipe; points an epoch may lose after the peak
+SETTING = ("data", "fingerprint", "pictures", "epochs", "batch_size", "recipe")
+
+
+def read(path):
+    """The rows of a results file, or none where there is no file yet."""
+    path = Path(path)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def groups(rows):
+    """The rows by setting: lists that may be compared, the one with the most training first."""
+    found = {}
+    for row in rows:
+        found.setdefault(json.dumps([row[key] for key in SETTING], sort_keys=True), []).append(row)
+    return sorted(found.values(), key=lambda group: -group[0]["pictures"] * group[0]["epochs"])
+
+
+def find(rows, key):
+    return next((row for row in rows if row["row"] == key), None)
+
+
+def setting(rows):
+    """What the rows of a group have in common, in a line."""
+    one, devices = rows[0], {row["device"] for row in rows}
+    recipe = ", ".join(f"{key} {value}" for key, value in one["recipe"].items() if key != "optimizer")
+    return (
+        f"{one['data']}: {one['pictures']:,} training and {one['test_pictures']:,} test pictures, "
+        f"{one['epochs']} epochs, batches of {one['batch_size']}{', on ' + one['device'] if len(devices) == 1 else ''} "
+        f"({one['recipe']['optimizer']}, {recipe.replace('_', ' ')})"
+    )
+
+
+def table(rows):
+    """The rows of one group in Markdown, and their notes below."""
+    recipe, several = find(rows, "recipe"), len({row["device"] for row in rows}) > 1
+    lines = [
+        "| | test accuracy | to the recipe | seeds | largest fall | LRMAX | a run |" + " device |" * several,
+        "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |" + " :--- |" * several,
+    ]
+    for row in rows:
+        fall = f"{max(row['largest_falls']):.1f}" if row["largest_falls"] else ""
+        minutes = f"{sum(row['seconds']) / len(row['seconds']) / 60:.1f} min" if row["seconds"] else "no training"
+        cells = row["name"], accuracy(row), difference(row, recipe), len(row["seeds"]), fall, rates(row), minutes
+        lines.append("| " + " | ".join(map(str, cells + (row["device"],) * several)) + " |")
+    notes = {}
+    for row in rows:
+        notes.setdefault(row["note"], []).append(row["name"])
+    below = [f"{', '.join(names)}: {note}." for note, names in notes.items() if note]
+    return "\n".join(lines + (["", " ".join(below)] if below else []))
+
+
+def accuracy(row):
+    """Mean and standard deviation; one seed has no deviation."""
+    return f"{row['mean']:.2f} ± {row['std']:.2f} %" if len(row["seeds"]) > 1 else f"{row['mean']:.2f} %"
+
+
+def difference(row, recipe):
+    """Points above the recipe's accuracy with the same seeds, or nothing where they have none in common."""
+    if recipe is None or row is recipe:
+        return ""
+    theirs = dict(zip(recipe["seeds"], recipe["accuracies"], strict=True))
+    gains = [a - theirs[seed] for seed, a in zip(row["seeds"], row["accuracies"], strict=True) if seed in theirs]
+    return f"{sum(gains) / len(gains):+.2f}" if gains else ""
+
+
+def rates(row):
+    low, high = min(row["lr_max"]), max(row["lr_max"])
+    return f"{low:.2e}" if low == high else f"{low:.1e} to {high:.1e}"
+
+
+def words(rows):
+    """How the recipe fares in its group, against the targets where they apply."""
+    recipe, original = find(rows, "recipe"), find(rows, "original")
+    if recipe is None:
+        return ""
+    n = len(recipe["seeds"])
+    text = f"The recipe reaches {accuracy(recipe)} ({seeds(n)})"
+    whole = recipe["pictures"] >= 50_000 and recipe["epochs"] >= 24
+    if whole:
+        text += f"; the target is {TARGET:g} %: {verdict(recipe['mean'] >= TARGET)}"
+    if original:
+        gain = recipe["mean"] - original["mean"]
+        goal = f" (target: at least {GAIN:g}, {verdict(gain >= GAIN)})" if whole else ""
+        text += f". Against the 2023 recipe, {gain:+.2f} points{goal}"
+    fall = max(recipe["largest_falls"])
+    text += f". After its peak, no epoch lost more than {fall:.1f} points of test accuracy to the one before it"
+    text += f" (target: at most {FALL:g}, {verdict(fall <= FALL)})"
+    if original:
+        text += f"; with the 2023 recipe it was {max(original['largest_falls']):.1f}"
+    return f"{text}. {noise(recipe)}"
+
+
+def seeds(n):
+    return "one seed" if n == 1 else f"mean and standard deviation of {n} seeds"
+
+
+def verdict(met):
+    return "met" if met else "not met"
+
+
+def noise(row):
+    """How much a number can owe to the choice of the test pictures."""
+    share = row["mean"] / 100
+    error = 100 * math.sqrt(share * (1 - share) / row["test_pictures"])
+    more = "; one seed adds its own chance to that" if len(row["seeds"]) == 1 else ""
+    return (
+        f"{row['test_pictures']:,} test pictures tell an accuracy to ± {error:.2f} points (one standard error){more}."
+    )
+
+
+def block(rows):
+    """Every group: its setting, its table, and what it says, as Markdown."""
+    if not rows:
+        return "No row is finished yet: `make results` runs them."
+    parts = [f"**{setting(group)}**\n\n{table(group)}\n\n{words(group)}".rstrip() for group in groups(rows)]
+    about = (
+        "Accuracy is that of the weights at the end, without test-time augmentation. *To the recipe*: points, over the "
+        "seeds that both have. *Largest fall*: points of test accuracy from one epoch to the next once the rate has "
+        "peaked, the worst of all seeds. Every trained row but the 2023 recipe takes its LRMAX from the recipe's range "
+        "test, so that one thing differs."
+    )
+    return "\n\n".join([about, *parts])
+
+
+def plot(rows, path=None):
+    """The figure of one group, that with the most rows. Rows on spoilt test pictures would press the others flat."""
+    trained = [[row for row in group if "corruption" not in row["changes"]] for group in groups(rows)]
+    shown = max(trained, key=len)
+    recipe, one = find(shown, "recipe"), shown[0]
+    reference = dict(label="the recipe", value=recipe["mean"]) if recipe and len(shown) > 1 else None
+    note = f"{one['data']}: {one['pictures']:,} training pictures, {one['epochs']} epochs, on {one['device']}"
+    return utils.plot_bars(shown, reference=reference, note=note, path=path)
