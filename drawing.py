@@ -63,7 +63,10 @@ def canvas(width: int, height: int):
 
 
 def finish(fig: Figure, title: str, note: str, path) -> Figure:
-    """Write title and note, lay the figure out, and save it as PNG when there is a path."""
+    """Write title and note, lay the figure out, and save it as PNG when there is a path.
+
+    A file that cannot be written, on a full disk say, is no reason not to show the figure: one line says so.
+    """
     width, height = fig.get_size_inches() * DPI
     fig.text(MARGIN / width, 1 - 22 / height, title, va="top", size=12.5, weight="bold")
     fig.text(MARGIN / width, 14 / height, note, va="bottom", size=8.5, color=GREY)
@@ -89,7 +92,7 @@ def write(path: Path, content: bytes) -> None:
             beside.unlink()
         reason = error.strerror or error
         cure = "give a file name in a folder that you may write to"
-        raise OSError(f"The figure cannot be written to {path} ({reason}): {cure}.") from error
+        print(f"The figure cannot be written to {path} ({reason}): {cure}.")
 
 
 def check_lengths(**named) -> None:

@@ -145,8 +145,8 @@ def draw(out, data, found, numbers, probabilities, labels):
     for plot, name, values in figures:
         try:
             plot(*values, note=report.provenance(numbers), path=out / f"{name}.png")
-        except (OSError, ValueError) as error:  # no room, or nothing to draw: not one mistake, say
-            print(f"{name}.png could not be written: {error}")
+        except ValueError as error:  # nothing to draw: no finite loss, say
+            print(f"{name}.png could not be drawn: {error}")
     print(f"figures: {out}/*.png")
 
 

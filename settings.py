@@ -2,15 +2,23 @@
 
 device = pick_device()
 run = choose("auto", device, epochs=None, batch_size=None, limit=None)   # None: as the profile says
+out = output_folder("runs/s10", drive=True)   # on Google Drive where that can be used, else here
 """
 
+import contextlib
 import os
+import shutil
+import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 PROFILES = ("auto", "full", "quick")
 CPU_SPEED = 65  # pictures a second in training, measured on two cores of a server CPU (float32, channels last)
+DRIVE = Path("/content/drive")  # where Colab has Google Drive
+ROOM = 270_000_000  # bytes of a run: the checkpoint, the one before, the one being written (79 MB each), the weights
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,52 @@ def set_deterministic(deterministic):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
+
+
+def output_folder(out, drive=False, log=print):
+    """The folder for a run's files: `out`, or with `drive` the folder of that name on Google Drive (Colab).
+
+    A Drive that cannot be used is no reason not to run: one line says why, and the folder is on this machine. It begins
+    with the checkpoint that an earlier run left on the Drive, so that nothing is trained twice.
+    """
+    out = Path(out)
+    if DRIVE in out.parents:  # asked again, or a path on the Drive was given
+        here, there = Path(out.name), out
+    elif drive:
+        here, there = out, DRIVE / "MyDrive" / "s10" / out.relative_to(out.anchor)
+    else:
+        return out
+    trouble = drive_trouble(there)
+    if not trouble:
+        log(f"Google Drive keeps this run: {there}")
+        return there
+    log(f"Google Drive is not used: {trouble}. This run's files go to {here}; in Colab they end with the session.")
+    with contextlib.suppress(OSError):
+        if not (here / "checkpoint.pt").exists():
+            here.mkdir(parents=True, exist_ok=True)
+            shutil.copy(there / "checkpoint.pt", here)
+    return here
+
+
+def drive_trouble(folder):
+    """Mount Google Drive and make `folder` on it; why a run cannot keep its files there, or None where it can."""
+    if "google.colab" not in sys.modules:
+        return "only Colab has it"
+    from google.colab import drive
+
+    try:
+        drive.mount(str(DRIVE))
+        if not (DRIVE / "MyDrive").is_dir():
+            return "it is not mounted"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"room?")
+        room = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in folder.glob("*.pt"))
+    except Exception as error:  # a dialog that was closed, no answer, read only, full: Colab has an error for each
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return reason.splitlines()[0]
+    if room < ROOM:
+        return f"it is full, {room / 1e6:,.0f} MB are left and a run takes {ROOM / 1e6:,.0f}"
 
 
 def describe_run(data, model, settings, *, seed, loader, workers, recipe):

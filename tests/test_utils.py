@@ -146,19 +146,20 @@ def test_saved_twice_gives_the_same_bytes_and_nothing_else_in_the_folder(name, t
     assert sorted(file.name for file in first.parent.iterdir()) == ["first.png", "second.png"]
 
 
-def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_a_path_that_cannot_be_written_is_one_sentence_and_the_figure_is_there(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="The figure cannot be written to .*: give a file name in a folder"):
-        utils.plot_bars(SEEDS, path=tmp_path / "file" / "bars.png")
     (tmp_path / "bars.png").mkdir()
-    with pytest.raises(OSError, match="cannot be written"):
-        utils.plot_bars(SEEDS, path=tmp_path / "bars.png")
+    for path in (tmp_path / "file" / "bars.png", tmp_path / "bars.png"):
+        assert utils.plot_bars(SEEDS, path=path).axes
+        (words,) = capsys.readouterr().out.splitlines()
+        assert words.startswith(f"The figure cannot be written to {path} (")
+        assert words.endswith("give a file name in a folder that you may write to.")
     assert sorted(os.listdir(tmp_path)) == ["bars.png", "file"]
     with pytest.raises(ValueError, match="figures are PNG files"):
         utils.plot_bars(SEEDS, path=tmp_path / "bars.jpg")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, capsys):
     path = tmp_path / "bars.png"
     utils.plot_bars(SEEDS, path=path)
     before = path.read_bytes()
@@ -167,8 +168,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(OSError, match="No space left on device"):
-        utils.plot_bars(SEEDS[:1], path=path)
+    utils.plot_bars(SEEDS[:1], path=path)
+    assert "(No space left on device)" in capsys.readouterr().out
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["bars.png"]
 
