@@ -33,7 +33,7 @@ class Checkpoint:
 
     Args:
         folder: where the run's files are; made where it is missing.
-        config: plain values that make the run what it is; a checkpoint with other values is refused.
+        config: plain values that make the run what it is, `epochs` among them; a checkpoint with others is refused.
         resume: False starts over; the old checkpoint is kept as `checkpoint.replaced.pt`.
         device: its name, for people; going on on another one is allowed, and said.
         log: takes one line of text.

@@ -199,7 +199,8 @@ def show(model, numbers, paths, pictures, originals, figure):
         print(f"{path}: " + ", ".join(f"{classes[i]} {row[i]:.1%}" for i in row.argsort()[::-1][:5]))
     note = f"trained on {numbers['data']}"
     utils.plot_top5(pictures, probabilities, classes, originals=originals, note=note, path=figure)
-    print(f"figure: {figure}")
+    if figure.is_file():  # else it was said that it cannot be written
+        print(f"figure: {figure}")
 
 
 def load_run(weights):

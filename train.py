@@ -204,12 +204,13 @@ def make_criterion(recipe=RECIPE):
 
 def fit(
     model, device, train_loader, test_loader, optimizer, criterion, scheduler, epochs,
-    *, dtype=torch.float32, seed=0, checkpoint=None, log=print,
+    *, by_epoch=False, dtype=torch.float32, seed=0, checkpoint=None, log=print,
 ):  # fmt: skip
     """Train for whole epochs, evaluate after each, and go on where a checkpoint left off.
 
     Args:
-        scheduler: stepped after every batch, or None.
+        scheduler: stepped after every batch, as `one_cycle` wants it, or None.
+        by_epoch: step it after every epoch instead, as StepLR and its like want it.
         epochs: of the whole run, the finished ones of a checkpoint counted in.
         seed: PyTorch's global generator is set from (seed, epoch), for models that draw numbers themselves (dropout).
         checkpoint: a `checkpoint.Checkpoint`, or None to keep nothing. Under torchrun only the first process has one.
@@ -238,13 +239,16 @@ def fit(
         note_rate = optimizer.register_step_post_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
         with failures_named(epoch, checkpoint, log), note_rate:
             options = dict(scaler=scaler, dtype=dtype, title=f"epoch {epoch}/{epochs}")
-            train_loss, train_acc = train(model, device, batches, optimizer, criterion, scheduler, **options)
+            each_batch = None if by_epoch else scheduler
+            train_loss, train_acc = train(model, device, batches, optimizer, criterion, each_batch, **options)
             trained = time.perf_counter() - began
             test_loss, test_acc = test(network, device, test_loader, criterion, dtype=dtype)
             if not math.isfinite(test_loss):  # the last step can ruin the weights after its loss was measured
                 raise TrainingDiverged(f"the test loss is {test_loss}: take a smaller LRMAX or check the test pictures")
         row = dict(epoch=epoch, train_loss=train_loss, train_acc=train_acc, test_loss=test_loss, test_acc=test_acc)
         history.append(row | dict(lr=float(rates[-1]), seconds=time.perf_counter() - began))
+        if by_epoch and scheduler is not None:
+            scheduler.step()
         if checkpoint is not None:
             checkpoint.save(history=history, **{name: part.state_dict() for name, part in parts.items()})
         log(epoch_line(history[-1], epochs))

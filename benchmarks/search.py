@@ -28,7 +28,7 @@ def candidate(changes):
 
 CANDIDATES = (
     Row("recipe", "the recipe as it stands", seeds=1),
-    *(candidate(dict(lr_factor=value)) for value in (0.5, 2.0, 4.0)),
+    *(candidate(dict(lr_factor=value)) for value in (0.5, 2.0, 4.0, 8.0)),
     *(candidate(dict(weight_decay=value)) for value in (0.02, 0.1, 0.2)),
     *(candidate(dict(label_smoothing=value)) for value in (0.0, 0.2)),
     *(candidate(dict(betas=[0.9, value])) for value in (0.95, 0.999)),
