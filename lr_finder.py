@@ -46,6 +46,13 @@ class NotFinite(Exception):
     """The loss of the range test became NaN or infinite: the curve ends here."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or Jupyter's stop: once it is said what is kept, Jupyter shows one word, not a screen of traceback."""
+
+    def _render_traceback_(self):
+        return ["KeyboardInterrupt"]
+
+
 def find_lr(model, device, train_loader, optimizer, criterion, *, iterations=100, dtype=torch.float32, checkpoint=None):
     """Run the range test, exponentially from 1e-6 to 1, on copies of model and optimizer; read LRMIN and LRMAX off it.
 
@@ -68,8 +75,12 @@ def find_lr(model, device, train_loader, optimizer, criterion, *, iterations=100
     if len(train_loader) == 0:
         raise ValueError("the training loader is empty: there is nothing to learn from")
     began = time.perf_counter()
-    with random_state_kept():
-        lrs, losses = run_test(model, device, train_loader, optimizer, criterion, iterations, dtype)
+    try:
+        with random_state_kept():
+            lrs, losses = run_test(model, device, train_loader, optimizer, criterion, iterations, dtype)
+    except KeyboardInterrupt:
+        print("interrupted: the LR range test has changed nothing and begins anew")
+        raise Interrupted from None
     found = read_curve(lrs, losses)
     if checkpoint is not None:
         checkpoint.save(range_test=vars(found), range_seconds=time.perf_counter() - began)

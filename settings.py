@@ -38,7 +38,7 @@ class Settings:
         if self.profile == "quick":
             hours = 24 * 50_000 / CPU_SPEED / 3600
             text += (
-                f".\nThis is a short run. The assignment's, profile full, takes 24 epochs of all 50,000 pictures: "
+                f".\nThis is a short run. The assignment's, profile full, takes 24 epochs of all 50,000 pictures:\n"
                 f"minutes on a GPU, about {hours:.0f} hours on two CPU cores."
             )
         return text
@@ -92,7 +92,8 @@ def device_name(device):
             return torch.cuda.get_device_name(device)
         case "mps":
             return "Apple MPS"
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads > 1)}"
 
 
 def precision(device):

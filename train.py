@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 import distributed
-from lr_finder import DIVISOR
+from lr_finder import DIVISOR, Interrupted
 from lr_finder import find_lr as find_lr  # train.find_lr: whoever takes train.py along finds it here
 from test import explained, test, to_device
 
@@ -273,12 +273,13 @@ def begin(checkpoint, parts):
 @contextlib.contextmanager
 def failures_named(epoch, checkpoint, log):
     """Say which epoch was interrupted or went wrong, and what is kept of the run."""
-    kept = f"{epoch - 1} finished epochs are kept in {checkpoint.path}" if checkpoint else "nothing is kept of the run"
+    epochs = "epoch is" if epoch == 2 else "epochs are"
+    kept = f"{epoch - 1} finished {epochs} kept in {checkpoint.path}" if checkpoint else "nothing is kept of the run"
     try:
         yield
     except KeyboardInterrupt:
         log(f"interrupted: epoch {epoch} is dropped; {kept}" + (": run the same again to go on" if checkpoint else ""))
-        raise
+        raise Interrupted from None
     except TrainingDiverged as error:
         raise TrainingDiverged(f"epoch {epoch}: {error}; {kept}") from None
 
@@ -304,11 +305,10 @@ class Stopwatch:
 
 
 def epoch_line(row, epochs):
-    """One finished epoch as a line of text."""
+    """One finished epoch as a line of text, short enough for JupyterLab not to break it: loss, accuracy, rate, time."""
     return (
-        f"epoch {row['epoch']:2d}/{epochs}   train loss {row['train_loss']:.4f}  accuracy {row['train_acc']:5.2f} %   "
-        f"test loss {row['test_loss']:.4f}  accuracy {row['test_acc']:5.2f} %   "
-        f"LR {row['lr']:.2e}   {row['seconds']:.1f} s"
+        f"epoch {row['epoch']:2d}/{epochs}   train loss {row['train_loss']:.4f}, {row['train_acc']:5.2f} %   "
+        f"test loss {row['test_loss']:.4f}, {row['test_acc']:5.2f} %   LR {row['lr']:.2e}   {row['seconds']:.1f} s"
     )
 
 

@@ -242,7 +242,8 @@ def plot_class_accuracy(confusion, classes, *, note="", path=None) -> Figure:
     ax.set(xlim=(0, 100), xlabel="accuracy (% of the class's test pictures)")
     low = np.nanargmin(accuracy)
     title = f"Easiest: {shortened(classes[order[0]])}; hardest: {shortened(classes[low])}"
-    return finish(fig, title, note, path)
+    alike = np.nanmax(accuracy) == np.nanmin(accuracy)
+    return finish(fig, "All classes are equally hard" if alike else title, note, path)
 
 
 @styled
@@ -314,7 +315,7 @@ def plot_mistakes(
         ax.text(x, y - 30, words, va="bottom", size=9, color=ORANGE)
         ax.text(x, y - 4, f"true: {shortened(classes[label])}", va="bottom", size=9)
     title = "Misclassified pictures, the most confident first"
-    return finish(fig, title + ("" if maps is None else "; yellow: what counted most"), note, path)
+    return finish(fig, title if maps is None else "Misclassified pictures; yellow: what counted most", note, path)
 
 
 @styled

@@ -17,6 +17,14 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
+# On a narrow page nbconvert cuts code off, breaks outputs in the middle of a word, and makes figures too small to read
+STYLE = """
+.jp-InputArea-editor, .jp-OutputArea-output, .jp-RenderedMarkdown { overflow-x: auto !important }
+.jp-OutputArea-output pre { white-space: pre !important }
+.jp-RenderedImage img { min-width: 600px }
+@media (max-width: 600px) { body.jp-Notebook { padding: 4px } }
+"""
+
 
 class Echo(NotebookClient):
     """Shows what the cells print while they run."""
@@ -28,7 +36,7 @@ class Echo(NotebookClient):
 
 
 def set_parameters(notebook, values):
-    """Put values into the parameters cell: `name = old  # comment` becomes `name = new  # comment`."""
+    """Put values into the parameters cell, and give it: `name = old  # comment` becomes `name = new  # comment`."""
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     for name, value in values.items():
         text = value if re.fullmatch(r"\d+|None|True|False", value) else json.dumps(value)
@@ -36,6 +44,13 @@ def set_parameters(notebook, values):
         cell.source, found = re.subn(pattern, lambda _, new=f"{name} = {text}": new, cell.source, flags=re.MULTILINE)
         if not found:
             raise SystemExit(f"{name!r} is no parameter of the notebook: see its cell tagged `parameters`")
+    return cell
+
+
+def export(notebook, path):
+    """Write the notebook as one HTML file, which can be read on a phone as well."""
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    path.write_text(page.replace("</head>", f"<style>{STYLE}</style></head>", 1), encoding="utf-8")
 
 
 def run(path, out, values):
@@ -53,8 +68,7 @@ def run(path, out, values):
         failure = f"{error.ename}: {error.evalue}"
     executed = out / Path(path).name
     nbformat.write(notebook, executed)
-    page, _ = HTMLExporter().from_notebook_node(notebook)
-    executed.with_suffix(".html").write_text(page, encoding="utf-8")
+    export(notebook, executed.with_suffix(".html"))
     if failure:
         raise SystemExit(f"the notebook stopped: {failure}\nsee {executed}")
     return executed

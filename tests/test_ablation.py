@@ -364,7 +364,7 @@ def test_pictures_held_out_are_of_no_use_in_training():
 def test_the_search_ranks_its_candidates(study, tmp_path):
     study = Study(search.held_out(study.data), SETTINGS, study.out, CPU, make_model=Tiny, log=[].append)
     rows = [search.CANDIDATES[0], search.own('{"lr_factor": 2, "betas": [0.9, 0.95]}'), *search.CANDIDATES[-2:]]
-    assert rows[1].key == "lr_factor-2+betas-0.9+0.95" and len({row.key for row in search.CANDIDATES}) == 12
+    assert rows[1].key == "lr_factor-2+betas-0.9+0.95" and len({row.key for row in search.CANDIDATES}) == 13
     results = Results(tmp_path / "search.json", study, rows)
     assert run_jobs(study, results, plan(rows)) == []
     lines = search.ranking(results.entries).splitlines()[1:]

@@ -111,7 +111,7 @@ def test_ctrl_c_exits_130_with_a_sentence_and_the_same_command_goes_on(reference
     assert finish(arguments, log, stop=(phase, 5 if phase == "range" else 2, signal.SIGINT)) == 130
     words, epoch = log.read_text(), dict(range=0, train=1, test=2)[phase]
     assert "Traceback" not in words and "stopped by Ctrl-C; the same command goes on" in words
-    kept = f"interrupted: epoch {epoch} is dropped; {epoch - 1} finished epochs are kept in"
+    kept = f"interrupted: epoch {epoch} is dropped; {epoch - 1} finished epoch"
     assert (kept in words) == (phase != "range")
     assert finish(arguments, again) == 0
     resumed = [line for line in again.read_text().splitlines() if line.startswith("resumed")]

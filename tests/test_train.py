@@ -354,7 +354,7 @@ def test_ctrl_c_leaves_a_process_in_which_training_goes_on(tmp_path, uninterrupt
         setting.fit()
     epoch = (call - 1) // 5 + 1
     assert setting.lines[-1] == (
-        f"interrupted: epoch {epoch} is dropped; {epoch - 1} finished epochs are kept in "
+        f"interrupted: epoch {epoch} is dropped; {epoch - 1} finished epoch{' is' if epoch == 2 else 's are'} kept in "
         f"{tmp_path / 'checkpoint.pt'}: run the same again to go on"
     )
     history = setting.fit()
@@ -442,7 +442,7 @@ def test_weights_ruined_by_the_last_step_of_an_epoch_are_not_kept(tmp_path):
         return gradient * (math.nan if next(calls) == 6 else 1)
 
     setting.model[0].weight.register_hook(ruin)
-    with pytest.raises(TrainingDiverged, match="epoch 2: the test loss is nan.*1 finished epochs are kept"):
+    with pytest.raises(TrainingDiverged, match="epoch 2: the test loss is nan.*1 finished epoch is kept"):
         setting.fit()
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert len(state["history"]) == 1 and all(value.isfinite().all() for value in state["model"].values())
