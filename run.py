@@ -87,6 +87,8 @@ def run(args):
     set_deterministic(args.deterministic)
     device, settings, dtype = args.device, args.settings, precision(args.device)
     print(settings.describe(device))
+    if torch.cuda.device_count() > distributed.size() == 1:
+        print(f"One of {torch.cuda.device_count()} GPUs is used; torchrun takes all, see the top of distributed.py.")
     with distributed.first_alone():  # the others find what it has fetched and decoded
         data = dataset.load(args.data).limited(settings.limit)
     print(data.describe())

@@ -21,7 +21,7 @@ from train import one_cycle, train
 
 SIZES = dict(
     tiny=dict(batch=8, steps=1, repeats=1),
-    cpu=dict(batch=64, steps=1, repeats=5),
+    cpu=dict(batch=512, steps=1, repeats=3),
     cuda=dict(batch=512, steps=49, repeats=9),
 )
 WARMUPS = 1
