@@ -223,6 +223,11 @@ def begin_together(history, parts):
     return history
 
 
+def torchrun(processes):
+    """The command that starts a program on so many processes of this machine; the program follows."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+
+
 def launch(processes, **options):
     """Run `train.py` on several processes from a notebook, and show what the first one prints.
 
@@ -233,8 +238,7 @@ def launch(processes, **options):
     Raises:
         RuntimeError: the run failed; its last words are given.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command.append(str(SCRIPT))
+    command = [*torchrun(processes), str(SCRIPT)]
     for name, value in options.items():
         command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))

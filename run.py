@@ -5,7 +5,6 @@ python train.py --help
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -107,8 +106,8 @@ def run(args):
     if distributed.rank() == 0:
         checkpoint = Checkpoint(args.out, config, resume=args.resume, device=distributed.devices(device_name(device)))
     common = dict(dtype=dtype, checkpoint=checkpoint)
-    test_range = partial(find_lr, model, device, train_loader, optimizer, criterion, iterations=settings.iterations)
-    found = distributed.by_first(lambda: test_range(**common))
+    parts, options = (model, device, train_loader, optimizer, criterion), dict(iterations=settings.iterations, **common)
+    found = distributed.by_first(lambda: find_lr(*parts, **options))
     print(f"LR range test: LRMAX {found.lr_max:.2e}, LRMIN {found.lr_min:.2e}")
 
     scheduler = one_cycle(optimizer, found.lr_max, len(train_loader), settings.epochs)

@@ -78,8 +78,8 @@ def measure(device, sizes):
     number = torch.cuda.device_count() if device.type == "cuda" else 2
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seconds.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
-        command += ["-m", "benchmarks.scaling", "--worker", json.dumps(sizes), str(path)]
+        worker_command = ["-m", "benchmarks.scaling", "--worker", json.dumps(sizes), str(path)]
+        command = [*distributed.torchrun(number), *worker_command]
         subprocess.run(command, check=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
         found = json.loads(path.read_text())
     pictures, batch = sizes["batch"] * sizes["steps"], sizes["batch"]

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from settings import Settings, device_name
 from test import test as evaluate
 
 HERE = Path(__file__).parent
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SMALL = ["--limit", "40", "--batch-size", "16", "--epochs", "3", "--seed", "3", "--loader", "device"]
 
 
@@ -33,7 +31,7 @@ def no_orphans():
 def torchrun(script, *arguments, **environment):
     """Both processes' exit status and words."""
     environment = os.environ | dict(OMP_NUM_THREADS="1") | environment
-    command = [*TORCHRUN, str(HERE / script), *map(str, arguments)]
+    command = [*distributed.torchrun(2), str(HERE / script), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     return done.returncode, done.stdout + done.stderr
 
