@@ -1,8 +1,9 @@
-"""What did each ingredient buy? Table, words and figure of the runs in `misc/ablation.json`.
+"""What did each ingredient buy? Table, words and figures of the runs in `misc/ablation.json`.
 
     rows = read("misc/ablation.json")        # written by `make results`
-    print(block(rows))                       # Markdown: a table for each setting, best first
-    plot(rows, path="misc/ablation.png")
+    print(block(rows))                       # Markdown: a table for each setting, and what it says
+    plot(rows, path="misc/ablation.png")     # accuracies, with error bars
+    plot_curves(rows)                        # how they came about, epoch by epoch
 
 Rows stand in one table only where data, pictures, epochs, batch size and recipe are the same.
 """
@@ -12,9 +13,12 @@ import math
 from pathlib import Path
 
 import utils
+from train import PEAK
 
 TARGET, GAIN, FALL = 92.0, 2.5, 3.0  # per cent; points above the 2023 recipe; points an epoch may lose after the peak
 SETTING = ("data", "fingerprint", "pictures", "epochs", "batch_size", "recipe")
+ONE_CYCLE = {"constant": "a constant rate of the same mean", "no-warm-up": "the same cycle without its warm-up"}
+CURVES = ("recipe", "original", "plain", *ONE_CYCLE)  # the rows whose way tells more than their end
 
 
 def read(path):
@@ -85,12 +89,11 @@ def rates(row):
 
 
 def words(rows):
-    """How the recipe fares in its group, against the targets where they apply."""
+    """How the recipe fares in its group, against the targets where they apply, and what the other rows answer."""
     recipe, original = find(rows, "recipe"), find(rows, "original")
     if recipe is None:
         return ""
-    n = len(recipe["seeds"])
-    text = f"The recipe reaches {accuracy(recipe)} ({seeds(n)})"
+    text = f"The recipe reaches {accuracy(recipe)} ({seeds(len(recipe['seeds']))})"
     whole = recipe["pictures"] >= 50_000 and recipe["epochs"] >= 24
     if whole:
         text += f"; the target is {TARGET:g} %: {verdict(recipe['mean'] >= TARGET)}"
@@ -101,9 +104,60 @@ def words(rows):
     fall = max(recipe["largest_falls"])
     text += f". After its peak, no epoch lost more than {fall:.1f} points of test accuracy to the one before it"
     text += f" (target: at most {FALL:g}, {verdict(fall <= FALL)})"
-    if original:
-        text += f"; with the 2023 recipe it was {max(original['largest_falls']):.1f}"
-    return f"{text}. {noise(recipe)}"
+    return "\n".join([f"{text}. {noise(recipe)}", "", *answers(rows)])
+
+
+def answers(rows):
+    """The questions of the assignment's title, answered by the rows of the group: a Markdown list."""
+    recipe, plain, original = (find(rows, key) for key in ("recipe", "plain", "original"))
+    cycle = [(find(rows, key), words) for key, words in ONE_CYCLE.items()]
+    twin = "the twin without the two additions, which has as many parameters"
+    residual = [gain(recipe, plain, twin)] if plain else []
+    one_cycle = [gain(recipe, row, words) for row, words in cycle if row]
+    return [
+        f"- *{question}* {' '.join(found) or f'Not run yet: `make results ROWS={keys}`.'}"
+        for question, found, keys in (
+            ("What did the residual connections buy?", residual, "plain"),
+            ("What did one cycle buy?", one_cycle, ",".join(ONE_CYCLE)),
+            ("Why did the original swing?", [swings(recipe, original)] if original else [], "original"),
+        )
+    ]
+
+
+def gain(recipe, row, words):
+    """What the recipe has over a row, and whether chance could have done it."""
+    points = recipe["mean"] - row["mean"]
+    text = f"{points:+.2f} points over {words} ({accuracy(row)})"
+    error = math.hypot(chance(recipe), chance(row))
+    return f"{text}." if abs(points) > 2 * error else f"{text}: no more than chance may bring (± {2 * error:.1f})."
+
+
+def chance(row):
+    """The standard error of a row's accuracy in points: of its seeds, or of the choice of the test pictures."""
+    if len(row["seeds"]) > 1:
+        return row["std"] / math.sqrt(len(row["seeds"]))
+    share = row["mean"] / 100
+    return 100 * math.sqrt(share * (1 - share) / row["test_pictures"])
+
+
+def swings(recipe, original):
+    """Does the 2023 recipe swing less as its rate gets lower? Falls while the rate is high, and when it is low."""
+    high, low = zip(*map(halves, original["curves"]), strict=True)
+    ours = [max(falls) for falls in zip(*map(halves, recipe["curves"]), strict=True)]
+    text = (
+        f"Its LRMAX is {original['lr_max'][0] / recipe['lr_max'][0]:.0f} times the recipe's. From the peak until the "
+        f"rate has halved, an epoch costs it up to {max(high):.1f} points of test accuracy, after that up to "
+        f"{max(low):.1f}; the recipe {ours[0]:.1f} and {ours[1]:.1f}."
+    )
+    return text + " The swings go as the rate goes: its steps are too large." * (max(high) > max(low) + 1)
+
+
+def halves(curve):
+    """The largest falls of a test curve from the peak of the rate to the middle of its way down, and from there on."""
+    peak = max(0, round(PEAK * len(curve)) - 1)
+    middle = (peak + len(curve)) // 2
+    falls = [before - after for before, after in zip(curve, curve[1:], strict=False)]
+    return max([0, *falls[peak:middle]]), max([0, *falls[middle:]])
 
 
 def seeds(n):
@@ -116,8 +170,7 @@ def verdict(met):
 
 def noise(row):
     """How much a number can owe to the choice of the test pictures."""
-    share = row["mean"] / 100
-    error = 100 * math.sqrt(share * (1 - share) / row["test_pictures"])
+    error = chance(row | dict(seeds=row["seeds"][:1]))
     more = "; one seed adds its own chance to that" if len(row["seeds"]) == 1 else ""
     return (
         f"{row['test_pictures']:,} test pictures tell an accuracy to ± {error:.2f} points (one standard error){more}."
@@ -139,10 +192,23 @@ def block(rows):
 
 
 def plot(rows, path=None):
-    """The figure of one group, that with the most rows. Rows on spoilt test pictures would press the others flat."""
-    trained = [[row for row in group if "corruption" not in row["changes"]] for group in groups(rows)]
-    shown = max(trained, key=len)
-    recipe, one = find(shown, "recipe"), shown[0]
+    """The accuracies of one group, with error bars."""
+    shown, note = trained(rows)
+    recipe = find(shown, "recipe")
     reference = dict(label="the recipe", value=recipe["mean"]) if recipe and len(shown) > 1 else None
-    note = f"{one['data']}: {one['pictures']:,} training pictures, {one['epochs']} epochs, on {one['device']}"
     return utils.plot_bars(shown, reference=reference, note=note, path=path)
+
+
+def plot_curves(rows, path=None):
+    """The test accuracy of the telling rows of the same group, epoch by epoch."""
+    shown, note = trained(rows)
+    peak = max(1, round(PEAK * shown[0]["epochs"]))
+    return utils.plot_curves([row for row in shown if row["row"] in CURVES], peak=peak, note=note, path=path)
+
+
+def trained(rows):
+    """The group with the most rows, without those on spoilt test pictures, which would press the others flat."""
+    every = [[row for row in group if "corruption" not in row["changes"]] for group in groups(rows)]
+    shown = max(every, key=len)
+    one = shown[0]
+    return shown, f"{one['data']}: {one['pictures']:,} training pictures, {one['epochs']} epochs, on {one['device']}"

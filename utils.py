@@ -9,6 +9,8 @@ is given `path`; the same figure gives the same bytes. `note`, in the lower left
 come from. The colours are Okabe and Ito's, which colour-blind people can tell apart; marks and lines differ.
 """
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -39,6 +41,8 @@ from drawing import (
     styled,
     to_rgb,
 )
+
+LINES = (BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), (SKY, "D", ":"), (INK, "x", "-")
 
 
 @styled
@@ -366,3 +370,30 @@ def plot_bars(rows, *, reference: dict | None = None, note="", path=None) -> Fig
     ax.set_xlabel("test accuracy (%): mean, one standard deviation, and each seed (|)")
     best = max(rows, key=lambda row: row["mean"])
     return finish(fig, f"Highest mean accuracy: {best['name']}", note, path)
+
+
+@styled
+def plot_curves(rows, *, peak: int | None = None, note="", path=None) -> Figure:
+    """Test accuracy by epoch, a curve a row: the mean of its seeds, and a band from the lowest to the highest.
+
+    rows: dicts with name and curves (a list a seed, % by epoch). peak: the epoch at whose end the rate is highest.
+    """
+    check_lengths(rows=rows)
+    fig, ax = panels(620)
+    falls = {}
+    for row, (colour, mark, line) in zip(rows, itertools.cycle(LINES)):
+        curves = np.array(row["curves"], dtype=float)
+        epochs = np.arange(1, curves.shape[1] + 1)
+        ax.plot(epochs, curves.mean(axis=0), color=colour, marker=mark, ls=line, lw=2, ms=5, label=row["name"])
+        ax.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, lw=0)
+        falls[row["name"]] = -np.diff(curves[:, (peak or 1) - 1 :]).min(initial=0)
+    if peak is not None:
+        ax.axvline(peak, color=GREY, ls=":", lw=1.5)
+        ax.annotate(" the rate peaks", (peak, 0.02), xycoords=("data", "axes fraction"), color=GREY)
+    ax.set(xlabel="epoch", ylabel="test accuracy (%)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _legend(fig, ax)
+    worst = max(falls, key=falls.get)
+    when = " after the peak" if peak else ""
+    title = f"Largest fall in an epoch{when}: {falls[worst]:.1f} points ({shortened(worst, 32)})"
+    return finish(fig, title if falls[worst] > 0 else f"No curve falls{when}", note, path)

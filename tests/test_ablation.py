@@ -340,6 +340,29 @@ def test_the_figure_shows_the_rows_of_one_setting(rows, tmp_path):
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_curves_are_those_of_the_telling_rows(rows, tmp_path):
+    figure = comparison.plot_curves(rows, tmp_path / "curves.png")
+    drawn = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
+    assert [line.get_label() for line in drawn] == ["the recipe", "the 2023 recipe", "twin without the additions"]
+    np.testing.assert_allclose(drawn[1].get_ydata(), np.mean(rows[1]["curves"], axis=0))
+
+
+def test_each_question_is_answered_by_its_row_or_named_as_open(rows):
+    calm, wild = [20.0, 40, 50, 60, 70, 71, 72, 73], [20.0, 40, 50, 30, 50, 55, 56, 57]
+    recipe = dict(rows[0], epochs=8, seeds=[0], curves=[calm], mean=73.0, test_pictures=10_000, lr_max=[1e-3])
+    plain = dict(recipe, row="plain", mean=72.5)
+    original = dict(recipe, row="original", mean=57.0, curves=[wild], lr_max=[1e-2])
+    no_cycle = dict(recipe, row="constant", mean=60.0)
+    residual, cycle, swing = comparison.answers([recipe, plain, original, no_cycle])
+    assert "+0.50 points" in residual and "no more than chance may bring (± 1.3)" in residual
+    assert "+13.00 points over a constant rate" in cycle and "chance" not in cycle
+    assert "10 times the recipe's" in swing and "up to 20.0 points" in swing and "after that up to 0.0" in swing
+    assert swing.endswith("its steps are too large.") and comparison.halves(wild) == (20.0, 0)
+    assert "too large" not in comparison.swings(recipe, dict(original, curves=[calm]))
+    for line, key in zip(comparison.answers([recipe]), ("plain", "constant,no-warm-up", "original"), strict=True):
+        assert line.endswith(f"Not run yet: `make results ROWS={key}`.")
+
+
 def test_the_readme_gets_its_block_between_the_marks(rows, tmp_path):
     shutil.copy(ROOT / "misc" / "results.json", tmp_path)
     (tmp_path / "ablation.json").write_text(json.dumps(rows))
@@ -397,7 +420,7 @@ def test_defaults_suit_the_device(monkeypatch):
         return [row.key for row in args.chosen], args.seeds, args.settings
 
     keys, seeds, settings = chosen()
-    assert (keys, seeds) == (["recipe", "original", "plain"], 1)
+    assert (keys, seeds) == (["recipe", "original", "plain", "blurred", "noisy", "darker"], 1)
     assert settings == Settings("full", epochs=24, batch_size=512, limit=5000, iterations=100)
     assert chosen(["--rows", "plain,fc", "--seeds", "2", "--limit", "50"])[0] == ["plain", "fc"]
     monkeypatch.setattr(ablation, "pick_device", lambda: torch.device("cuda"))
@@ -428,6 +451,6 @@ def test_a_gpu_visit_in_a_tiny_setting(tmp_path):
     command = ["bash", "benchmarks/gpu.sh", "search", "results", "notebook"]
     done = subprocess.run(command, cwd=ROOT, env=environment, timeout=900, capture_output=True, text=True)
     assert done.stdout.count("  ok") == 3, done.stdout[-3000:] + done.stderr[-3000:]
-    assert len(json.loads((tmp_path / "ablation.json").read_text())) == 3
+    assert len(json.loads((tmp_path / "ablation.json").read_text())) == 6
     assert len(json.loads((tmp_path / "search.json").read_text())) == 3
     assert {"ablation.png", "notebook.tar.gz"} <= {path.name for path in tmp_path.iterdir()}

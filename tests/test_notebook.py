@@ -11,6 +11,8 @@ import nbformat
 import pytest
 from rendered import check_outputs, code_cells, pictures, texts
 
+import comparison
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "S10_model.ipynb"
 FIGURES = [
@@ -27,6 +29,7 @@ FIGURES = [
     "gradcam",
     "own_pictures",
 ]
+COMPARED = ["ablation_curves", "ablation"]  # of `make results`, drawn again from misc/ablation.json
 # The real network, the fewest pictures: 80 * 4 in the range test, 20 in training
 SETTINGS = dict(data="sample", profile="quick", limit="20", epochs="1", batch_size="4", workers="0")
 
@@ -35,7 +38,7 @@ def check_complete(notebook):
     """Run in one go from the first cell to the last, with every figure."""
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert len(pictures(notebook)) == len(FIGURES)
+    assert len(pictures(notebook)) == len(FIGURES) + len(COMPARED)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,8 @@ def test_committed_notebook_and_results_tell_one_story():
     assert f"{numbers['final_test_acc']:.2f} % test accuracy after epoch {numbers['epochs']}" in shown
     for row in numbers["history"][-5:]:
         assert f"| {row['epoch']} | {row['train_loss']:.4f} | {row['train_acc']:.2f} % |" in shown
-    for name in FIGURES:
+    assert comparison.block(comparison.read(ROOT / "misc/ablation.json")) in shown
+    for name in FIGURES + COMPARED:
         assert (ROOT / f"misc/{name}.png").is_file(), name
 
 

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+import dataset
 from dataset import ArrayDataset, Data
 from lr_finder import RangeTest
-from report import collect, epoch_table, original, provenance, target_result_analysis, to_json
+from report import collect, epoch_table, kinds, original, provenance, target_result_analysis, to_json
 
 CLASSES = ("cat", "dog", "owl")
 KEYS = ["data", "pictures", "test_pictures", "epochs", "batch_size", "seed", "loader", "lr_min", "lr_max", "parameters"]
@@ -47,6 +48,14 @@ def test_results_have_every_key_of_the_contract_in_plain_values():
 def test_epoch_90_is_null_where_it_was_not_reached_and_counts_exactly_90():
     assert json.loads(to_json(numbers_of(50.0, 89.99)))["epoch_90"] is None
     assert numbers_of(50.0, 90.0)["epoch_90"] == 2
+
+
+def test_mistakes_within_a_kind_are_counted_for_the_classes_of_cifar10_only():
+    confusion = 10 * np.eye(10, dtype=int)
+    assert kinds(confusion, dataset.CLASSES) == ""
+    confusion[3, 5], confusion[0, 8], confusion[0, 2] = 2, 1, 1  # cat as dog, airplane as ship, airplane as bird
+    assert kinds(confusion, dataset.CLASSES).startswith(" 75% of the mistakes stay among animals or among vehicles")
+    assert kinds(confusion, tuple("abcdefghij")) == ""
 
 
 def test_nan_never_gets_into_the_file():

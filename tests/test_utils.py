@@ -50,6 +50,10 @@ SEEDS = [
     dict(name="all of it", mean=93.0, std=0.2, accuracies=[92.8, 93.2]),
     dict(name="without flip", mean=92.0, std=0.1, accuracies=[91.9, 92.1]),
 ]
+CURVES = [
+    dict(name="calm", curves=[[40.0, 60, 70, 72], [42.0, 62, 71, 73]]),
+    dict(name="wild", curves=[[50.0, 30, 65, 60], [52.0, 34, 66, 63]]),
+]
 MISTAKES = (PICTURES[:3], [0, 1, 2], [1, 2, 0], [0.99, 0.8, 0.6], CLASSES)
 CHANCES = [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]
 
@@ -96,6 +100,7 @@ FIGURES = {
     ),
     "top5": (utils.plot_top5, (PICTURES[:2], CHANCES, CLASSES), ["what the network sees", "70.0 %"]),
     "bars": (utils.plot_bars, (SEEDS,), ["93.00 ± 0.20 %", "without flip"]),
+    "curves": (utils.plot_curves, (CURVES,), ["epoch", "test accuracy (%)", "calm", "wild"]),
 }
 
 
@@ -360,6 +365,18 @@ def test_bars_show_means_seeds_and_the_reference():
     assert "2023 original: 90.27 %" in words(ax.figure)
 
 
+def test_curves_show_means_bands_and_the_largest_fall():
+    fig = utils.plot_curves(CURVES, peak=2)
+    calm, wild = fig.axes[0].lines[:2]
+    np.testing.assert_allclose(calm.get_ydata(), [41, 61, 70.5, 72.5])
+    np.testing.assert_allclose(wild.get_xdata(), [1, 2, 3, 4])
+    assert fig.axes[0].collections[1].get_paths()[0].get_extents().y0 == 30
+    assert "Largest fall in an epoch after the peak: 5.0 points (wild)" in words(fig)
+    assert "Largest fall in an epoch: 20.0 points (wild)" in words(utils.plot_curves(CURVES))
+    assert "No curve falls" in words(utils.plot_curves(CURVES[:1]))
+    assert utils.plot_curves([dict(name="one epoch", curves=[[40.0]])], peak=1).axes
+
+
 def test_the_palette_can_be_told_apart_in_black_and_white():
     grey = [np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) for colour in (drawing.BLUE, drawing.SKY)]
     assert abs(grey[0] - grey[1]) > 0.2
@@ -402,6 +419,7 @@ def test_the_palette_can_be_told_apart_in_black_and_white():
         (lambda: utils.plot_mistakes(PICTURES[:1], [7], [1], [0.9], CLASSES), "labels go from 7 to 7"),
         (lambda: utils.plot_top5(PICTURES[:2], CHANCES[:1], CLASSES), "pictures 2, probabilities 1"),
         (lambda: utils.plot_bars([]), "rows is empty"),
+        (lambda: utils.plot_curves([]), "rows is empty"),
     ],
 )
 def test_bad_input_is_one_clear_sentence_and_leaves_nothing_open(plot, sentence):
