@@ -3,7 +3,7 @@
 #   DATA=folder PY=python3 OUT=results-dir benchmarks/gpu.sh [speed] [search] [results] [notebook]
 # speed     the benchmarks, and one training of 24 epochs (default)
 # search    recipes compared on held-out training pictures   -> OUT/search.json
-# results   the rows of make results, in the order of worth  -> OUT/ablation.json, OUT/ablation.png
+# results   the rows of make results, in the order of worth  -> OUT/ablation.json, and its two figures
 # notebook  the notebook, from top to bottom                 -> OUT/notebook.tar.gz (without weights)
 # One part a call where a call may take 9 minutes; the same call again goes on. search and results begin with what
 # OUT, or else misc/, holds of them: copy what a lent machine sends back into misc/ before the next call.
