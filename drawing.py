@@ -1,4 +1,4 @@
-"""How do all figures look alike? Colours, canvas, grids of pictures, and saving, for `utils.py` and `diagram.py`.
+"""How do all figures look alike? Colours, canvas, grids of pictures, and saving, for `utils.py`, `curves.py`, `diagram.py`.
 
 The colours are Okabe and Ito's, which colour-blind people can tell apart; marks and lines differ besides. A figure
 shows once in a notebook, whatever style its reader has set, and the same figure gives the same bytes.
@@ -169,3 +169,18 @@ def picture_grid(rows, *, names=(), left=0, above=0, group=1, apart=0, largest=1
         if names:
             ax.text(left - 2 * GAP, y + side / 2, names[i], ha="right", va="center")
     return fig, ax, side, corners
+
+
+def write_above(ax, x: float, words: str, ha: str = "center") -> None:
+    """Words above the axes, at x: the name of an upright line, where it hides no curve."""
+    place = {"xycoords": ("data", "axes fraction"), "ha": ha, "va": "bottom"}
+    ax.annotate(words, (x, 1.01), color=ORANGE, weight="bold", **place)
+
+
+def named_rows(ax, names, remarks) -> None:
+    """Make a chart of one row a name, from top to bottom, with a remark to the right of each."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(visible=False, axis="y")
+    for place, words in enumerate(remarks):
+        ax.annotate(words, (1.01, place), xycoords=("axes fraction", "data"), va="center", size=9, color=GREY)
