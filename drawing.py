@@ -1,4 +1,4 @@
-"""How do all figures look alike? Colours, canvas, grids of pictures, and saving, for `utils.py`, `curves.py`, `diagram.py`.
+"""How do all figures look alike? Colours, canvas, grids of pictures, and saving, for every file that draws.
 
 The colours are Okabe and Ito's, which colour-blind people can tell apart; marks and lines differ besides. A figure
 shows once in a notebook, whatever style its reader has set, and the same figure gives the same bytes.
