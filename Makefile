@@ -21,6 +21,11 @@ export NO_ALBUMENTATIONS_UPDATE = 1
 # PY=python3 uses an environment of your own, as it is
 SETUP = $(if $(filter .venv/bin/python,$(PY)),.venv/.installed)
 
+# On a CPU a batch fills gigabytes: memory that is kept, in large pages, makes a run faster (glibc; ignored elsewhere)
+run results search: export MALLOC_MMAP_MAX_ = 0
+run results search: export MALLOC_TRIM_THRESHOLD_ = 20000000000
+run results search: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
+
 run: $(SETUP)
 	mkdir -p $(OUT)
 	$(PY) tests/run_notebook.py S10_model.ipynb $(OUT) $(PARAMETERS)

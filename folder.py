@@ -211,12 +211,13 @@ def _decode_all(root, files, size):
                 broken[i] = f"{files[i].place} {error}"
         return len(indices)
 
-    few = len(files) < 1000  # done before a bar could be read
+    watched = sys.stdout.isatty() or "ipykernel" in sys.modules  # a log would keep every state of the bar
+    shown = watched and len(files) >= 1000  # fewer are done before a bar could be read
     chunks = [range(start, min(start + CHUNK, len(files))) for start in range(0, len(files), CHUNK)]
     # Pillow decodes outside Python's lock: two cores halve the time for photographs, if not for 32x32 pictures.
     with (
         ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(files), desc="reading pictures", leave=False, file=sys.stdout, disable=few) as bar,
+        tqdm(total=len(files), desc="reading pictures", leave=False, file=sys.stdout, disable=not shown) as bar,
     ):
         for done in pool.map(read, chunks):
             bar.update(done)
