@@ -109,13 +109,15 @@ def words(rows):
 
 def answers(rows):
     """The questions of the assignment's title, answered by the rows of the group: a Markdown list."""
+    pictures = rows[0]["pictures"]
     recipe, plain, original = (find(rows, key) for key in ("recipe", "plain", "original"))
     cycle = [(find(rows, key), words) for key, words in ONE_CYCLE.items()]
     twin = "the twin without the two additions, which has as many parameters"
     residual = [gain(recipe, plain, twin)] if plain else []
     one_cycle = [gain(recipe, row, words) for row, words in cycle if row]
     return [
-        f"- *{question}* {' '.join(found) or f'Not run yet: `make results ROWS={keys}`.'}"
+        f"- *{question}* "
+        + (" ".join(found) or f"Not run on {pictures:,} pictures yet: `make results ROWS={keys} LIMIT={pictures}`.")
         for question, found, keys in (
             ("What did the residual connections buy?", residual, "plain"),
             ("What did one cycle buy?", one_cycle, ",".join(ONE_CYCLE)),
@@ -149,7 +151,11 @@ def swings(recipe, original):
         f"rate has halved, an epoch costs it up to {max(high):.1f} points of test accuracy, after that up to "
         f"{max(low):.1f}; the recipe {ours[0]:.1f} and {ours[1]:.1f}."
     )
-    return text + " The swings go as the rate goes: its steps are too large." * (max(high) > max(low) + 1)
+    if max(high) <= max(low) + 1:
+        return text
+    if max(high) > 2 * ours[0]:
+        return f"{text} The swings go as the rate goes: its steps are too large."
+    return f"{text} The swings go as the rate goes, but at its far lower rate the recipe swings here nearly as much."
 
 
 def halves(curve):
@@ -196,7 +202,12 @@ def plot(rows, path=None):
     shown, note = trained(rows)
     recipe = find(shown, "recipe")
     reference = dict(label="the recipe", value=recipe["mean"]) if recipe and len(shown) > 1 else None
-    return utils.plot_bars(shown, reference=reference, note=note, path=path)
+    bars = "one standard deviation"
+    if any(len(row["seeds"]) == 1 for row in shown):  # seeds have no spread where there is one
+        shown = [dict(row, error=chance(row)) for row in shown]
+        several = any(len(row["seeds"]) > 1 for row in shown)
+        bars = f"standard error by {'seeds or ' * several}test pictures"
+    return utils.plot_bars(shown, bars=bars, reference=reference, note=note, path=path)
 
 
 def plot_curves(rows, path=None):

@@ -32,18 +32,19 @@ LINES = (BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), (SKY, "D", ":
 
 
 def _legend(fig: Figure, ax) -> None:
-    """A legend in a row of its own between title and axes, where it hides no curve."""
-    width, height = fig.get_size_inches() * DPI
+    """A legend between title and axes, where it hides no curve, in rows of at most four names."""
+    height, handles = fig.get_size_inches()[1] * DPI, ax.get_legend_handles_labels()
+    rows = -(-len(handles[1]) // 4)
     x, y, w, h = fig.get_layout_engine().get()["rect"]
-    fig.get_layout_engine().set(rect=(x, y, w, h - 40 / height))
+    fig.get_layout_engine().set(rect=(x, y, w, h - (10 + 30 * rows) / height))
     place = {
         "loc": "upper left",
         "bbox_to_anchor": (x, y + h),
-        "ncols": 4,
+        "ncols": -(-len(handles[1]) // rows),
         "borderpad": 0,
         "borderaxespad": 0,
     }
-    fig.legend(*ax.get_legend_handles_labels(), frameon=False, **place)
+    fig.legend(*handles, frameon=False, **place)
 
 
 @styled

@@ -221,22 +221,31 @@ def plot_top5(pictures, probabilities, classes, *, originals=None, note="", path
 
 
 @styled
-def plot_bars(rows, *, reference: dict | None = None, note="", path=None) -> Figure:
-    """An ablation: mean accuracy with one standard deviation, and each seed as a small mark.
+def plot_bars(rows, *, bars="one standard deviation", reference: dict | None = None, note="", path=None) -> Figure:
+    """An ablation: mean accuracy with a bar of plus and minus `error`, and each seed as a small mark.
 
-    rows: dicts with name, mean, std and accuracies (%). reference: {"label": words, "value": %}.
+    rows: dicts with name, mean, std and accuracies (%), and error (%) where that is not std; bars says what error is.
+    reference: {"label": words, "value": %}.
     """
     check_lengths(rows=rows)
     fig, ax = panels(130 + 52 * len(rows))
+    errors = [row.get("error", row["std"]) for row in rows]
     for place, row in enumerate(rows):
         ax.plot(row["accuracies"], [place] * len(row["accuracies"]), "|", ms=14, mew=1.5, color=GREY)
-        ax.errorbar(row["mean"], place, xerr=row["std"], fmt="o", ms=8, color=BLUE, capsize=5, lw=2)
+        ax.errorbar(row["mean"], place, xerr=errors[place], fmt="o", ms=8, color=BLUE, capsize=5, lw=2)
     if reference:
         ax.axvline(reference["value"], color=ORANGE, ls="--", lw=2)
         write_above(ax, reference["value"], f"{reference['label']}: {reference['value']:.2f} %")
     spread = [f" ± {row['std']:.2f}" if len(row["accuracies"]) > 1 else "" for row in rows]  # one seed has none
     remarks = [f"{row['mean']:.2f}{plus} %" for row, plus in zip(rows, spread, strict=True)]
     named_rows(ax, [row["name"] for row in rows], remarks)
-    ax.set_xlabel("test accuracy (%): mean, one standard deviation, and each seed (|)")
+    ax.set_xlabel(f"test accuracy (%): mean, {bars}, and each seed (|)")
     best = max(rows, key=lambda row: row["mean"])
-    return finish(fig, f"Highest mean accuracy: {best['name']}", note, path)
+    lowest = best["mean"] - errors[rows.index(best)]
+    close = sum(row["mean"] + error >= lowest for row, error in zip(rows, errors, strict=True))
+    title = (
+        f"Highest mean accuracy: {best['name']}"
+        if close == 1
+        else f"Too close to call: the best {close} of {len(rows)}"
+    )
+    return finish(fig, title, note, path)

@@ -359,8 +359,9 @@ def test_each_question_is_answered_by_its_row_or_named_as_open(rows):
     assert "10 times the recipe's" in swing and "up to 20.0 points" in swing and "after that up to 0.0" in swing
     assert swing.endswith("its steps are too large.") and comparison.halves(wild) == (20.0, 0)
     assert "too large" not in comparison.swings(recipe, dict(original, curves=[calm]))
+    assert comparison.swings(dict(recipe, curves=[wild]), original).endswith("swings here nearly as much.")
     for line, key in zip(comparison.answers([recipe]), ("plain", "constant,no-warm-up", "original"), strict=True):
-        assert line.endswith(f"Not run yet: `make results ROWS={key}`.")
+        assert line.endswith(f"Not run on 20 pictures yet: `make results ROWS={key} LIMIT=20`.")
 
 
 def test_the_readme_gets_its_block_between_the_marks(rows, tmp_path):
