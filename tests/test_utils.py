@@ -164,6 +164,14 @@ def test_a_path_that_cannot_be_written_is_one_sentence_and_the_figure_is_there(t
         utils.plot_bars(SEEDS, path=tmp_path / "bars.jpg")
 
 
+def test_bars_name_a_best_row_only_where_the_error_bars_part_it_from_the_next():
+    rows = [dict(name=name, mean=mean, std=0.0, accuracies=[mean]) for name, mean in (("a", 74.0), ("b", 74.5))]
+    assert "Highest mean accuracy: b" in words(utils.plot_bars(rows))
+    fig = utils.plot_bars([row | dict(error=1.4) for row in rows], bars="standard error by test pictures")
+    assert "Too close to call: the best 2 of 2" in words(fig)
+    assert "test accuracy (%): mean, standard error by test pictures, and each seed (|)" in words(fig)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, capsys):
     path = tmp_path / "bars.png"
     utils.plot_bars(SEEDS, path=path)
