@@ -1,175 +1,202 @@
-"""How does the network learn? One epoch, the one-cycle policy, and a whole run that can be cut and resumed.
+"""Training: one epoch, the one-cycle policy, and a whole run that can be interrupted and resumed.
 
-    python train.py                                   # CIFAR-10 (or the sample), full on a GPU, quick without one
-    python train.py --data photos/ --profile full     # a folder with train/<class>/* and test/<class>/*
-    torchrun --standalone --nproc-per-node=2 train.py --loader device    # two GPUs, or two CPU processes
-    python train.py --help
+    from train import train, one_cycle, fit
+    scheduler = one_cycle(optimizer, lr_max, steps_per_epoch=len(train_loader), epochs=24)
+    loss, accuracy = train(model, device, train_loader, optimizer, criterion, scheduler)    # one epoch
+    history = fit(model, device, train_loader, optimizer, criterion, scheduler, epochs=24,
+                  evaluate=lambda: test(model, device, test_loader, criterion))              # all of them
 
-`train` and `fit` take any model, loader, optimizer, criterion and scheduler:
-
-    from train import train, fit, one_cycle
-    loss, accuracy = train(model, device, train_loader, optimizer, criterion, scheduler)   # one epoch
+Any model, loader, optimizer, criterion and scheduler will do, and the file can be copied alone.
 """
 
-import contextlib
 import math
 import sys
 import time
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
-import distributed
-from lr_finder import DIVISOR, Interrupted
-from lr_finder import find_lr as find_lr  # train.find_lr: whoever takes train.py along finds it here
-from test import explained, test, to_device
-
-NEVER = 2**62  # a step that is never reached
 PEAK = 5 / 24  # LRMAX is reached at the end of epoch 5 of 24
-RECIPE = dict(optimizer="Adam", weight_decay=0.05, betas=[0.9, 0.99], label_smoothing=0.1)
+RECIPE = dict(optimizer="Adam", weight_decay=0.25, betas=[0.9, 0.99], label_smoothing=0.1)
 
 
 class TrainingDiverged(ArithmeticError):
     """The loss became NaN or infinite."""
 
 
-class Tally:
-    """Loss and hits of an epoch, summed on the device: reading them back makes the host wait, so `read` seldom."""
-
-    def __init__(self, device):
-        self.loss = torch.zeros((), device=device)
-        self.hits = torch.zeros((), device=device, dtype=torch.int64)
-        self.count = 0
-        self.bad_loss, self.bad_pixels = (torch.full((), NEVER, device=device) for _ in range(2))  # first bad steps
-        self.lrs = []
-
-    def add(self, loss, output, pictures, labels, lr):
-        step = len(self.lrs)
-        self.lrs.append(lr)
-        self.loss += loss.detach() * len(labels)
-        self.hits += (output.detach().argmax(dim=1) == labels).sum()
-        self.count += len(labels)
-        self.bad_loss = first_bad(self.bad_loss, loss.detach(), step)
-        self.bad_pixels = first_bad(self.bad_pixels, pictures.sum(dtype=torch.float32), step)
-
-    def read(self):
-        """(mean loss, accuracy in per cent) so far, of all processes; raises TrainingDiverged where a loss was NaN."""
-        step, pixels = (int(distributed.least(bad)) for bad in (self.bad_loss, self.bad_pixels))
-        if pixels < NEVER and pixels <= step:
-            raise TrainingDiverged(
-                f"a picture of step {pixels + 1} holds NaN or infinite pixels: check the data and its transform"
-            )
-        if step < NEVER:
-            raise TrainingDiverged(
-                f"the loss is NaN or infinite at step {step + 1}, learning rate {self.lrs[step]:.2g}: "
-                "take a smaller LRMAX (a tenth, say), and check that the labels fit the pictures"
-            )
-        count = torch.tensor(self.count, device=self.hits.device)
-        loss, hits, count = (distributed.total(part) for part in (self.loss, self.hits, count))
-        return float(loss) / int(count), 100 * int(hits) / int(count)
-
-
-def first_bad(so_far, value, step):
-    """Remember on the device, without waiting for it, the first step whose value is not finite."""
-    return torch.where((so_far == NEVER) & ~torch.isfinite(value), step, so_far)
-
-
 def train(
-    model,
-    device,
-    train_loader,
-    optimizer,
-    criterion,
-    scheduler=None,
-    *,
-    scaler=None,
-    dtype=torch.float32,
-    title="train",
-):
-    """Train for one epoch; under torchrun together with the other processes (see `distributed.py`).
+    model, device, train_loader, optimizer, criterion, scheduler=None,
+    *, scaler=None, dtype=torch.float32, desc="train", lrs=None,
+):  # fmt: skip
+    """Train for one epoch; under torchrun together with the other processes.
 
     Args:
-        model: (B, …) -> (B, C) scores; left in training mode. Under torchrun: from `distributed.wrap`.
-        device: where the model is.
-        train_loader: yields (inputs, labels); the last batch may be smaller.
-        optimizer, criterion: PyTorch's or your own; the criterion gives the mean loss of a batch.
-        scheduler: stepped after every batch, as `one_cycle` wants it. Step a scheduler by the epoch yourself.
-        scaler: a `torch.amp.GradScaler`, needed for float16 only.
-        dtype: torch.bfloat16 or float16 for mixed precision.
-        title: before the progress bar.
+        model: (B, …) -> (B, C) logits, on `device`; left in training mode. Under torchrun a DistributedDataParallel.
+        train_loader: yields (images, labels); the last batch may be smaller.
+        criterion: gives the mean loss of a batch.
+        scheduler: stepped after every batch, as `one_cycle` wants it.
+        scaler: a torch.amp.GradScaler, needed for float16 alone.
+        dtype: torch.bfloat16 or torch.float16 for mixed precision.
+        desc: text before the progress bar.
+        lrs: a list to which the learning rate of every step is appended.
 
     Returns:
-        (mean loss, accuracy in per cent) over the epoch, in training mode and as the weights moved.
+        (mean loss, accuracy in per cent) of the epoch, in training mode and while the weights were changing.
 
-    Raises:
-        TrainingDiverged: a loss was NaN or infinite; step and learning rate are named.
-        ValueError, MemoryError: the batch does not fit the network, the labels or the memory; the cure is named.
+    Raises TrainingDiverged where the loss is NaN or infinite.
     """
     model.train()
-    scaler = scaler or torch.amp.GradScaler(enabled=False)
-    tally, kind = Tally(device), torch.device(device).type
-    every = max(1, len(train_loader) // 4)  # steps between two read-backs
-    for step, (pictures, labels) in enumerate(progress(train_loader, title), start=1):
-        with explained(labels):
-            pictures, labels = to_device(pictures, labels, device)
-            with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
-                output = model(pictures)
-                loss = criterion(output, labels)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(distributed.weighted(loss, len(labels))).backward()
-            tally.add(loss, output, pictures, labels, optimizer.param_groups[0]["lr"])
-            scaler.step(optimizer)
-            scaler.update()
+    device = torch.device(device)
+    scaler = scaler or torch.amp.GradScaler(enabled=False)  # does nothing unless float16 needs it
+    metrics = RunningMetrics(device)
+    check_every = max(1, len(train_loader) // 4)
+    for step, (images, labels) in enumerate(progress_bar(train_loader, desc), start=1):
+        images, labels = to_device(images, labels, device)
+        lr = optimizer.param_groups[0]["lr"]
+
+        # 1. Forward pass. autocast computes convolutions in `dtype`, and keeps in float32 what needs it.
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            output = model(images)
+            loss = criterion(output, labels)
+
+        # 2. Backward pass. float16 has tiny gradients vanish: the scaler multiplies the loss, and divides before 3.
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss * share_weight(len(labels), device)).backward()
+
+        # 3. Step of the weights, then of the learning rate.
+        scaler.step(optimizer)
+        scaler.update()
         if scheduler is not None:
             scheduler.step()
-        if step % every == 0:
-            tally.read()
-    if tally.count == 0:
+
+        metrics.update(loss, output, labels)
+        if lrs is not None:
+            lrs.append(lr)
+        if step % check_every == 0:  # seldom, for reading a number makes Python wait for the GPU
+            metrics.compute(lr)
+    if metrics.count == 0:
         raise ValueError("the training loader is empty: there is nothing to learn from")
-    distributed.average_buffers(model)
-    return tally.read()
+    average_buffers(model)
+    return metrics.compute(lr)
 
 
-def progress(loader, title):
-    """A plain text bar: a widget leaves behind what GitHub cannot show. None where nobody watches, as in a log."""
+class RunningMetrics:
+    """Sums of loss and correct predictions, kept on the device."""
+
+    def __init__(self, device):
+        self.loss, self.correct, self.count = torch.zeros((), device=device), torch.zeros((), device=device), 0
+
+    def update(self, loss, output, labels):
+        self.loss += loss.detach() * len(labels)
+        self.correct += (output.detach().argmax(dim=1) == labels).sum()
+        self.count += len(labels)
+
+    def compute(self, lr):
+        """(mean loss, accuracy in per cent) so far, over all processes. One NaN makes the sum NaN: it stops here."""
+        sums = torch.stack([self.loss, self.correct, torch.full_like(self.loss, self.count)]).cpu().double()
+        loss, correct, count = all_reduce(sums, self.loss.device).tolist()
+        if not math.isfinite(loss):
+            cure = "start again with a smaller LRMAX, and check that images and labels are right"
+            raise TrainingDiverged(f"the loss is NaN or infinite at learning rate {lr:.2g}: {cure}")
+        return loss / count, 100 * correct / count
+
+
+def to_device(images, labels, device):
+    """A batch on the device, images channels last, which convolutions like best.
+
+    Without waiting on CUDA alone: on Apple's GPU the copy may read memory that is free again (pytorch#139550).
+    """
+    layout = torch.channels_last if images.ndim == 4 else torch.preserve_format
+    on_cuda = device.type == "cuda"
+    images = images.to(device, non_blocking=on_cuda, memory_format=layout)
+    return images, labels.to(device, non_blocking=on_cuda)
+
+
+def progress_bar(loader, desc):
+    """A bar in plain text: GitHub refuses notebooks with tqdm's widget. None in a log, where nobody watches."""
     watched = sys.stdout.isatty() or "ipykernel" in sys.modules
-    return tqdm(loader, desc=title, file=sys.stdout, leave=False, disable=not watched, mininterval=1, ncols=80)
+    return tqdm(loader, desc=desc, file=sys.stdout, leave=False, disable=not watched, mininterval=1, ncols=80)
 
 
-def one_cycle(optimizer, lr_max, steps_per_epoch, epochs=24, *, peak=PEAK):
+# Several processes (torchrun): each computes the gradient of its own rows, DistributedDataParallel averages them.
+
+
+def world_size():
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_reduce(tensor, device):
+    """The sum over all processes, on the CPU; NCCL adds up on the GPU."""
+    if world_size() > 1:
+        tensor = tensor.to(device)
+        dist.all_reduce(tensor)
+    return tensor.cpu()
+
+
+def share_weight(rows, device):
+    """Factor on a process's loss. With uneven shares, the mean of the means would not be the mean of the batch."""
+    if world_size() == 1:
+        return 1.0
+    return world_size() * rows / float(all_reduce(torch.tensor(float(rows)), device))
+
+
+def average_buffers(model):
+    """Average BatchNorm's running statistics over the processes, each of which has seen other rows."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= world_size()
+
+
+def make_optimizer(model, recipe=RECIPE):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv:1711.05101); none on BatchNorm and biases."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [dict(params=decayed, weight_decay=recipe["weight_decay"]), dict(params=others, weight_decay=0.0)]
+    return torch.optim.Adam(groups, betas=tuple(recipe["betas"]), decoupled_weight_decay=True, fused=True)
+
+
+def make_criterion(recipe=RECIPE):
+    """Cross entropy with label smoothing (Szegedy et al. 2015, arXiv:1512.00567)."""
+    return nn.CrossEntropyLoss(label_smoothing=recipe["label_smoothing"])
+
+
+def one_cycle(optimizer, lr_max, steps_per_epoch, epochs=24, lr_min=None, peak=PEAK):
     """The one-cycle policy (Smith and Topin 2017, arXiv:1708.07120), without annihilation.
 
-    The rate rises in a straight line from LRMIN = LRMAX / 100 at the first step to LRMAX at the last step of epoch 5
-    of 24, and falls in a straight line back to LRMIN at the last step. Adam's beta1 goes the other way,
-    0.95 -> 0.85 -> 0.95, whatever it was. Call `scheduler.step()` after every batch.
+    The learning rate rises linearly from LRMIN at the first step to LRMAX at the last step of epoch 5 of 24, and falls
+    linearly back to LRMIN at the last step of all. Adam's beta1 goes the other way, 0.95 -> 0.85 -> 0.95, whatever it
+    was before. Call `scheduler.step()` after every batch.
 
     Args:
-        lr_max: LRMAX.
-        steps_per_epoch: batches an epoch, `len(train_loader)`.
-        epochs: epochs of the whole cycle.
-        peak: share of the steps after which LRMAX is reached; rounded to a whole step.
+        steps_per_epoch: batches in an epoch, `len(train_loader)`. The whole cycle needs 3 steps or more.
+        lr_min: None: LRMAX / 100.
+        peak: share of the steps after which LRMAX is reached, rounded to a whole step.
 
     Returns:
-        A `torch.optim.lr_scheduler.OneCycleLR`.
+        A torch.optim.lr_scheduler.OneCycleLR.
     """
-    total = steps_of_cycle(steps_per_epoch, epochs)
-    top = min(max(round(peak * total), 2), total - 1)  # OneCycleLR reaches its peak only where this is whole
+    total = epochs * steps_per_epoch
+    if total < 3:
+        raise ValueError(f"{epochs} epochs of {steps_per_epoch} batches make {total} steps, and one cycle needs 3: "
+                         "take more epochs, more images or a smaller batch size")  # fmt: skip
+    lr_max, lr_min = float(lr_max), float(lr_max / 100 if lr_min is None else lr_min)
+    if not 0 < lr_min <= lr_max:
+        raise ValueError(f"LRMIN is {lr_min:g} and LRMAX {lr_max:g}: 0 < LRMIN <= LRMAX must hold")
+    top = min(max(round(peak * total), 2), total - 1)  # OneCycleLR reaches LRMAX only where this is a whole step
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        lr_max,
-        total_steps=total,
-        pct_start=top / total,
-        anneal_strategy="linear",
-        div_factor=DIVISOR,
-        final_div_factor=1,
-    )
+        optimizer, lr_max, total_steps=total, pct_start=top / total, anneal_strategy="linear",
+        div_factor=lr_max / lr_min, final_div_factor=1,  # 1: no annihilation, the last rate is LRMIN again
+    )  # fmt: skip
 
 
-def cycle_curve(lr_max, steps_per_epoch, epochs=24, *, peak=PEAK):
-    """Learning rate and beta1 of every step of a cycle, without training: two lists, a number for each step."""
+def cycle_curve(lr_max, steps_per_epoch, epochs=24, lr_min=None, peak=PEAK):
+    """(learning rates, beta1s) of every step of a cycle, for a figure; nothing is trained."""
     optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
-    scheduler = one_cycle(optimizer, lr_max, steps_per_epoch, epochs, peak=peak)
+    scheduler = one_cycle(optimizer, lr_max, steps_per_epoch, epochs, lr_min, peak)
     lrs, betas = [], []
     for _ in range(epochs * steps_per_epoch):
         lrs.append(optimizer.param_groups[0]["lr"])
@@ -179,145 +206,67 @@ def cycle_curve(lr_max, steps_per_epoch, epochs=24, *, peak=PEAK):
     return lrs, betas
 
 
-def steps_of_cycle(steps_per_epoch, epochs):
-    """Steps of the whole cycle: it must go up and down again, so 3 at least."""
-    if epochs * steps_per_epoch < 3:
-        raise ValueError(
-            f"{epochs} epochs of {steps_per_epoch} batches make {epochs * steps_per_epoch} steps; "
-            "one cycle needs 3 or more: take more epochs, more pictures or a smaller batch size"
-        )
-    return epochs * steps_per_epoch
-
-
-def make_optimizer(model, recipe=RECIPE):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv:1711.05101); none on BatchNorm and biases."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    free = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [dict(params=decayed, weight_decay=recipe["weight_decay"]), dict(params=free, weight_decay=0.0)]
-    return torch.optim.Adam(groups, betas=tuple(recipe["betas"]), decoupled_weight_decay=True, fused=True)
-
-
-def make_criterion(recipe=RECIPE):
-    """Cross entropy with label smoothing (Szegedy et al. 2015, arXiv:1512.00567)."""
-    return nn.CrossEntropyLoss(label_smoothing=recipe["label_smoothing"])
-
-
 def fit(
-    model, device, train_loader, test_loader, optimizer, criterion, scheduler, epochs,
-    *, by_epoch=False, dtype=torch.float32, seed=0, checkpoint=None, log=print,
+    model, device, train_loader, optimizer, criterion, scheduler=None,
+    *, epochs, evaluate, dtype=torch.float32, seed=0, checkpoint=None, by_epoch=False, log=print,
 ):  # fmt: skip
     """Train for whole epochs, evaluate after each, and go on where a checkpoint left off.
 
     Args:
-        scheduler: stepped after every batch, as `one_cycle` wants it, or None.
-        by_epoch: step it after every epoch instead, as StepLR and its like want it.
-        epochs: of the whole run, the finished ones of a checkpoint counted in.
-        seed: PyTorch's global generator is set from (seed, epoch), for models that draw numbers themselves (dropout).
-        checkpoint: a `checkpoint.Checkpoint`, or None to keep nothing. Under torchrun only the first process has one.
-        log: takes one line of text an epoch.
-        Others: see `train`.
+        model, …, scheduler, dtype: see `train`.
+        epochs: of the whole run, those of a checkpoint included.
+        evaluate: called after each epoch without arguments; returns (test loss, test accuracy in per cent).
+        seed: PyTorch's generator is seeded from (seed, epoch), for models with dropout.
+        checkpoint: an `extras.checkpoint.Checkpoint`, or None. Under torchrun, rank 0 alone has one.
+        by_epoch: step the scheduler after every epoch, as StepLR wants it, instead of after every batch.
 
     Returns:
-        A list of dicts, one an epoch: epoch, train_loss, train_acc, test_loss, test_acc (per cent), lr (of its
-        last step), seconds.
+        A dict for each epoch: epoch, train_loss, train_acc, test_loss, test_acc (per cent), lr (last step), seconds.
 
-    Raises:
-        TrainingDiverged: epoch, step and learning rate are named; the checkpoint of the epoch before is kept.
+    Raises TrainingDiverged with epoch and learning rate; the checkpoint of the epoch before is kept.
     """
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=dtype == torch.float16)
-    network = distributed.unwrap(model)
+    network = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     parts = dict(model=network, optimizer=optimizer, scaler=scaler) | ({"scheduler": scheduler} if scheduler else {})
-    history = begin(checkpoint, parts)
-    for row in history:
-        log(epoch_line(row, epochs))  # so that a run in pieces shows all of its epochs
-    rates = []  # of every step; once an epoch is over, the scheduler has moved on to the next
+    history = checkpoint.restore(**parts) if checkpoint is not None else []
+    if world_size() > 1:
+        from extras.distributed import start_together
+
+        history = start_together(history, parts)
+    for row in history:  # of epochs that are done already, so that a run in pieces shows all of them
+        log(epoch_line(row, epochs))
+
     for epoch in range(len(history) + 1, epochs + 1):
-        began, batches = time.perf_counter(), Stopwatch(train_loader)
-        torch.manual_seed(1_000_003 * seed + epoch + 7919 * distributed.rank())
+        start, lrs = time.perf_counter(), []
+        torch.manual_seed(seed * 1_000_003 + epoch + 7919 * (dist.get_rank() if world_size() > 1 else 0))
         if hasattr(train_loader, "set_epoch"):
             train_loader.set_epoch(epoch)
-        note_rate = optimizer.register_step_post_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
-        with failures_named(epoch, checkpoint, log), note_rate:
-            options = dict(scaler=scaler, dtype=dtype, title=f"epoch {epoch}/{epochs}")
-            each_batch = None if by_epoch else scheduler
-            train_loss, train_acc = train(model, device, batches, optimizer, criterion, each_batch, **options)
-            trained = time.perf_counter() - began
-            test_loss, test_acc = test(network, device, test_loader, criterion, dtype=dtype)
+        try:
+            train_loss, train_acc = train(
+                model, device, train_loader, optimizer, criterion, None if by_epoch else scheduler,
+                scaler=scaler, dtype=dtype, desc=f"epoch {epoch}/{epochs}", lrs=lrs,
+            )  # fmt: skip
+            test_loss, test_acc = evaluate()
             if not math.isfinite(test_loss):  # the last step can ruin the weights after its loss was measured
-                raise TrainingDiverged(f"the test loss is {test_loss}: take a smaller LRMAX or check the test pictures")
+                raise TrainingDiverged(f"the test loss is {test_loss} after learning rate {lrs[-1]:.2g}")
+        except (KeyboardInterrupt, TrainingDiverged) as error:
+            kept = f"the epochs before are kept in {checkpoint.path}" if checkpoint is not None else "nothing is kept"
+            if isinstance(error, TrainingDiverged):
+                raise TrainingDiverged(f"epoch {epoch}: {error}; {kept}") from None
+            log(f"interrupted in epoch {epoch}, which is lost; {kept}")
+            raise
         row = dict(epoch=epoch, train_loss=train_loss, train_acc=train_acc, test_loss=test_loss, test_acc=test_acc)
-        history.append(row | dict(lr=float(rates[-1]), seconds=time.perf_counter() - began))
+        history.append(row | dict(lr=float(lrs[-1]), seconds=time.perf_counter() - start))
         if by_epoch and scheduler is not None:
             scheduler.step()
         if checkpoint is not None:
             checkpoint.save(history=history, **{name: part.state_dict() for name, part in parts.items()})
         log(epoch_line(history[-1], epochs))
-        if epoch == 1 and batches.seconds > 0.2 * trained:
-            log(
-                f"the network waited for pictures {batches.seconds / trained:.0%} of this epoch; "
-                'loader="device" removes that'
-            )
     return history
 
 
-def begin(checkpoint, parts):
-    """Put every part into the checkpoint's state, or store theirs where it has none; returns the history so far."""
-    history = []
-    if checkpoint is not None:
-        if "model" not in checkpoint.state:
-            checkpoint.save(**{name: part.state_dict() for name, part in parts.items()})
-        history = checkpoint.restore(**parts)
-    return distributed.begin_together(history, parts)
-
-
-@contextlib.contextmanager
-def failures_named(epoch, checkpoint, log):
-    """Say which epoch was interrupted or went wrong, and what is kept of the run."""
-    epochs = "epoch is" if epoch == 2 else "epochs are"
-    kept = f"{epoch - 1} finished {epochs} kept in {checkpoint.path}" if checkpoint else "nothing is kept of the run"
-    try:
-        yield
-    except KeyboardInterrupt:
-        log(f"interrupted: epoch {epoch} is dropped; {kept}" + (": run the same again to go on" if checkpoint else ""))
-        raise Interrupted from None
-    except TrainingDiverged as error:
-        raise TrainingDiverged(f"epoch {epoch}: {error}; {kept}") from None
-
-
-class Stopwatch:
-    """A loader that measures how long its batches are waited for: `seconds`."""
-
-    def __init__(self, loader):
-        self.loader, self.seconds = loader, 0.0
-
-    def __len__(self):
-        return len(self.loader)
-
-    def __iter__(self):
-        batches = iter(self.loader)
-        while True:
-            began = time.perf_counter()
-            batch = next(batches, None)
-            self.seconds += time.perf_counter() - began
-            if batch is None:
-                return
-            yield batch
-
-
 def epoch_line(row, epochs):
-    """One finished epoch as a line of text, short enough for JupyterLab not to break it: loss, accuracy, rate, time."""
     return (
         f"epoch {row['epoch']:2d}/{epochs}   train loss {row['train_loss']:.4f}, {row['train_acc']:5.2f} %   "
         f"test loss {row['test_loss']:.4f}, {row['test_acc']:5.2f} %   LR {row['lr']:.2e}   {row['seconds']:.1f} s"
     )
-
-
-def main(arguments=None):
-    """`python train.py`: the whole run, put together in `run.py`."""
-    import run
-
-    run.main(arguments)
-
-
-if __name__ == "__main__":
-    main()
