@@ -1,0 +1,1 @@
+"""Experiments: what skip connections, the one-cycle policy and each ingredient of the recipe buy."""
