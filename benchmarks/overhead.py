@@ -1,62 +1,62 @@
-"""How much of a training epoch is not the network?
+"""What an epoch costs besides the network: `train.train` and `test.test` over bare steps and bare forward passes.
 
-The time of `train.train` over that of the same number of bare steps (forward, backward, Adam) on one batch that lies
-ready on the device. See benchmarks/README.md.
+Bare: on one batch that lies ready on the device, and nothing else is done.
 """
 
-import itertools
+import torch
 
-from benchmarks.common import Trainer, alternate, goal, main, noise_data, ratio, row, rows_of
-from loader import LOADERS, make_loaders
-from train import one_cycle, train
-
-SIZES = dict(
-    tiny=dict(batch=4, steps=2, repeats=1, repeats_others=1),
-    cpu=dict(batch=32, steps=2, repeats=13, repeats_others=3),
-    cuda=dict(batch=512, steps=49, repeats=9, repeats_others=3),
-)
-WORKERS = 2  # as in a run
-WARMUPS = 1
+import test
+from benchmarks.common import alternate, bare_step, build, command, epoch, goal, ratios, row, speed_row
+from dataset import LOADERS, TEST_BATCH
 
 
-def epochs_of(trainer, loader):
-    """A function that trains for one epoch, the next at each call, on a schedule that does not end soon."""
-    scheduler, epochs = one_cycle(trainer.optimizer, 1e-3, len(loader), 1000), itertools.count(1)
-
-    def epoch():
-        loader.set_epoch(next(epochs))
-        options = dict(scaler=trainer.scaler, dtype=trainer.dtype)
-        train(trainer.model, trainer.device, loader, trainer.optimizer, trainer.criterion, scheduler, **options)
-
-    return epoch
-
-
-def measure(device, sizes):
-    trainer, batch, steps = Trainer(device), sizes["batch"], sizes["steps"]
-    data, ready = noise_data(batch * steps), trainer.batch(batch)
-
-    def bare():
-        for _ in range(steps):
-            trainer.step(*ready)
-
-    def contest(names, repeats):
-        options = dict(device=device, workers=WORKERS, dtype=trainer.dtype)
-        loaders = {name: make_loaders(data, name, batch, **options)[0] for name in names}
-        epochs = {name: epochs_of(trainer, loader) for name, loader in loaders.items()}
-        return alternate({"bare": bare} | epochs, repeats, device, WARMUPS)
+def training(size):
+    """An epoch over the same number of bare steps, for each loader."""
+    batch = size.batch
+    n = size.images(5, most=49 * batch, batch=batch)
+    parts = {name: build(size, n, loader=name) for name in LOADERS if name != "auto"}
+    step, epochs = bare_step(parts["device"], size), {name: epoch(one, size) for name, one in parts.items()}
+    bare = {"bare": lambda: [step() for _ in range(n // batch)]}
 
     # apart, since the others take far longer on a GPU and need no such precision
-    found = contest(["device"], sizes["repeats"])
-    rows = [rows_of(f"{steps} bare steps, batch {batch}", found["bare"]), rows_of("epoch, device", found["device"])]
-    rows.append(row("epoch / bare steps, device", ratio(found["device"], found["bare"]), "times"))
-    goals = [goal("epoch / bare steps, device", "at most", 1.03, rows[-1]["value"])]
-    others = [name for name in LOADERS if name != "device"]
-    found = contest(others, sizes["repeats_others"])
-    for name in others:
-        rows.append(rows_of(f"epoch, {name}, {WORKERS} workers", found[name]))
-        rows.append(row(f"epoch / bare steps, {name}", ratio(found[name], found["bare"]), "times"))
+    found = alternate(bare | {"device": epochs.pop("device")}, size.repeats(9), size.device)
+    rows = [speed_row("bare steps", n, found["bare"]), speed_row("epoch, device", n, found["device"])]
+    rows.append(row("epoch / bare steps, device", ratios(found["device"], found["bare"]), "times"))
+    goals = [goal(rows[-1], "at most", 1.03)]
+    found = alternate(bare | epochs, size.repeats(3), size.device)
+    for name in epochs:
+        rows.append(speed_row(f"epoch, {name}, 2 workers", n, found[name]))
+        rows.append(row(f"epoch / bare steps, {name}", ratios(found[name], found["bare"]), "times"))
     return rows, goals
 
 
+def evaluation(size):
+    """`test.test` over the bare forward passes of as many batches."""
+    # in 50 seconds of training; the forward pass alone takes a third of that
+    n = 8 if size.tiny else size.images(50, most=10_000, batch=TEST_BATCH)
+    parts, dtype = build(size, 8, n), getattr(torch, size.precision)
+    ready = next(iter(parts.test_loader))[0]
+
+    @torch.inference_mode()
+    def forward():
+        parts.model.eval()
+        for _ in range(len(parts.test_loader)):
+            with torch.autocast(size.device.type, dtype, enabled=dtype != torch.float32):
+                parts.model(ready)
+
+    def evaluate():
+        test.test(parts.model, size.device, parts.test_loader, parts.criterion, dtype=dtype)
+
+    found = alternate(dict(bare=forward, ours=evaluate), size.repeats(3), size.device)
+    rows = [speed_row("bare forward passes", n, found["bare"]), speed_row("evaluation", n, found["ours"])]
+    rows.append(row("evaluation / bare forward passes", ratios(found["ours"], found["bare"]), "times"))
+    return rows, [goal(rows[-1], "at most", 1.05)]
+
+
+def measure(size):
+    (rows, goals), (more_rows, more_goals) = training(size), evaluation(size)
+    return rows + more_rows, goals + more_goals
+
+
 if __name__ == "__main__":
-    main("overhead", measure, SIZES)
+    command("overhead", measure)
