@@ -1,4 +1,4 @@
-"""Does the notebook work where people run it: in JupyterLab, in a real browser? `make test-browser`.
+"""Run the notebook where people run it: in JupyterLab, in a real browser (`make test-browser`).
 
     python tests/browser.py [runs/browser]      # the folder for the screenshots: look at them
 
@@ -25,13 +25,13 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from rendered import check_outputs, github_page, pictures, read_page
+from rendered import check_outputs, github_page, images, read_page
 from run_notebook import export, set_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "S10_model.ipynb"
 CHROMIUM = Path("/usr/bin/chromium")  # Debian's; elsewhere Playwright's own
-# The real network, few pictures: 80 * 2 in the range test, 3 * 24 in training, which is long enough to be interrupted
+# The real network, few images: 80 * 2 in the range test, 3 * 24 in training, which is long enough to be interrupted
 SETTINGS = dict(data="sample", profile="quick", limit="20", epochs="3", batch_size="2", workers="0", out="runs/first")
 SECONDS = 900  # for all cells, on a slow and busy machine
 TOKEN = "for-this-test-only"
@@ -46,7 +46,6 @@ WATCH_BARS = """() => { window.bars = 0; new MutationObserver(() => {
     window.bars = Math.max(window.bars, shown.length)
 }).observe(document.querySelector('.jp-Notebook'), {subtree: true, childList: true, characterData: true}) }"""
 SIZES = "all => all.map(i => [i.naturalWidth, i.naturalHeight, i.getBoundingClientRect().width])"
-BAR = re.compile(r"\d%\|")
 SEAM = 8  # dots: two screenshots overlap, where the view has a faint rim
 # What ends to the right of the page, and has no bar to scroll it by
 STICKING_OUT = """page => [...page.querySelectorAll('img, table, pre, p, li, h1, h2, h3')].filter(element => {
@@ -156,7 +155,7 @@ def run_once(page, path):
     assert page.evaluate("window.bars") == 1, f"{page.evaluate('window.bars')} progress bars at once"
     notebook = save_notebook(page, path)
     check_outputs(notebook)
-    assert check_page("JupyterLab", page.locator(".jp-Notebook")) == len(pictures(notebook))
+    assert check_page("JupyterLab", page.locator(".jp-Notebook")) == len(images(notebook)) > 10
 
 
 def interrupt_and_go_on(page, path):
@@ -171,8 +170,7 @@ def interrupt_and_go_on(page, path):
     menu(page, "Kernel", "Interrupt Kernel")
     page.wait_for_function(f"() => {IDLE}")
     shown = output.text_content()
-    assert "epoch 2 is dropped; 1 finished epoch is kept" in shown, shown
-    assert not BAR.search(shown) and len(shown.splitlines()) <= 10, f"who reads this is lost:\n{shown}"
+    assert "interrupted in epoch 2, which is lost; the epochs before are kept in runs/second" in shown, shown
     run_all(page)
     wait_for_last_cell(page)
     assert "resumed after epoch 1 of 3" in page.locator(".jp-Notebook").text_content()
@@ -181,7 +179,7 @@ def interrupt_and_go_on(page, path):
 
 
 def photograph(page, root, path):
-    """All that `root` scrolls through as one tall picture; Chromium's own end at 16,384 dots."""
+    """All that `root` scrolls through as one tall image; Chromium's own end at 16,384 dots."""
     page.add_style_tag(content=".jp-Cell { content-visibility: visible !important }")  # else the height is a guess
     height, step = root.evaluate("root => [root.scrollHeight, root.clientHeight]")
     box = root.bounding_box()
@@ -206,7 +204,7 @@ def photograph_pages(chromium, notebook, out):
     """The HTML export of `notebook` on a phone, and what is committed as GitHub shows it; all without a network."""
     export(notebook, out / "phone.html")
     sizes = {"phone": (390, 844)}
-    for name in ("S10_model.ipynb", "README.md", "benchmarks/README.md", "tests/README.md"):
+    for name in (NOTEBOOK, "README.md", *(str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/README.md"))):
         page = f"github-{Path(name).with_suffix('').as_posix().replace('/', '-')}"
         (out / f"{page}.html").write_text(github_page(read_page(ROOT / name).html, (ROOT / name).parent))
         sizes[page] = (1280, 900)
@@ -239,7 +237,7 @@ def main():
             finally:
                 page.screenshot(path=out / "last.png")  # where a check failed, what it saw
         photograph_pages(chromium, nbformat.read(path, as_version=4), out)
-    print(f"all is well; look at the pictures: {out}/*.png")
+    print(f"all is well; look at the screenshots: {out}/*.png")
 
 
 if __name__ == "__main__":

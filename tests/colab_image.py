@@ -1,8 +1,8 @@
-"""What makes this computer look like Colab or Kaggle to the notebook? (for colab.py)
+"""Make this computer look like Colab or Kaggle to the notebook (for colab.py).
 
 `environment()` is Colab's packages, those of requirements-colab.txt; `Place` is a folder with the rest: a repository to
 clone, a stand-in for `google.colab` that the kernel imports when it starts (by a sitecustomize.py), as Colab's does,
-and pictures as Kaggle has them.
+and images as Kaggle has them.
 """
 
 import json
@@ -18,7 +18,8 @@ import numpy as np
 from packaging.version import Version
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+REQUIREMENTS = ROOT / "tests" / "requirements-colab.txt"
 VENV = ROOT / ".venv-colab"
 PYTHON = VENV / "bin" / "python"
 PYTHONS = ("3.13", "3.12")  # Colab's in August 2026, and the one before
@@ -53,8 +54,8 @@ def freeze():
 
 def environment():
     """Colab's packages in .venv-colab, made anew when the requirements have changed, and without torch-lr-finder."""
-    wanted = (ROOT / "requirements-colab.txt").read_text()
-    stamp = VENV / "requirements-colab.txt"
+    wanted = REQUIREMENTS.read_text()
+    stamp = VENV / REQUIREMENTS.name
     if not stamp.is_file() or stamp.read_text() != wanted:
         base = base_python()
         say(f"making {VENV.name} with {base}: some 5 GB are fetched, which takes minutes")
@@ -78,7 +79,7 @@ def base_python():
 
 def pinned(lines):
     """Those of `name==version` lines that requirements-colab.txt has, too, by name."""
-    names = set(re.findall(r"^([\w-]+)==", (ROOT / "requirements-colab.txt").read_text(), flags=re.MULTILINE))
+    names = set(re.findall(r"^([\w-]+)==", REQUIREMENTS.read_text(), flags=re.MULTILINE))
     return {line for line in lines if line.partition("==")[0].lower() in names}
 
 
@@ -95,13 +96,9 @@ def available(requirements):
 
 @cache
 def versions_of(name):
-    """All that can be installed on this Python: pip lists them when it is asked for one that is not there."""
-    command = [PYTHON, "-m", "pip", "install", "--dry-run", "--no-deps", "--only-binary=:all:", f"{name}==0"]
-    said = subprocess.run(command, capture_output=True, text=True).stderr
-    listed = re.search(r"from versions: (\d.*?)\)", said)
-    if not listed:
-        sys.exit(f"{name} cannot be had from the package index: {said.strip() or 'no answer'}")
-    versions = map(Version, listed[1].split(", "))
+    """All that can be installed on this Python, the oldest first."""
+    said = pip("index", "versions", name, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+    versions = map(Version, re.search(r"Available versions: (.*)", said)[1].split(", "))
     return sorted(version for version in versions if not version.is_prerelease)
 
 
@@ -125,7 +122,7 @@ def make_repository(folder):
     return folder.as_uri()
 
 
-def make_pictures(folder):
+def make_images(folder):
     """Class folders as a Kaggle data set has them, PNG and JPEG of several sizes, read-only."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("test", 4)):

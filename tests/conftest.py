@@ -11,7 +11,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import CIFAR10
+
+from extras import download
 
 torch.set_num_threads(1)  # the same sums on every machine, and no quarrel with the workers over the cores
 
@@ -26,30 +27,23 @@ def seeded():
 
 @pytest.fixture
 def fake_cifar(tmp_path, monkeypatch):
-    """The official layout with 100 training and 20 test pictures of noise, and torchvision told of their md5.
+    """The official layout with 100 training and 20 test images of noise; `extras.download` takes their md5 for right.
 
-    Returns (root, {"train": (pictures, labels), "test": …}).
+    Returns (root, {"train": (images, labels), "test": …}).
     """
-    folder = tmp_path / "official" / CIFAR10.base_folder
+    folder = tmp_path / "official" / download.FOLDER
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-
-    def write(name, content):
+    rng, md5, splits = np.random.default_rng(0), {}, {"train": [], "test": []}
+    for name in download.FILES:
+        content = {"label_names": []}
+        if name != "batches.meta":
+            images, labels = rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8), np.arange(20) * 3 % 10
+            rows = images.transpose(0, 3, 1, 2).reshape(20, 3072)  # an image is 1,024 reds, then greens, then blues
+            content = {"data": rows, "labels": labels.tolist()}
+            splits["test" if name == "test_batch" else "train"].append((images, labels))
         raw = pickle.dumps(content, protocol=2)
         (folder / name).write_bytes(raw)
-        return hashlib.md5(raw).hexdigest()
-
-    def write_batch(name, n):
-        pictures, labels = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), np.arange(n) * 3 % 10
-        rows = pictures.transpose(0, 3, 1, 2).reshape(n, 3072)  # a picture is 1,024 reds, then greens, then blues
-        return [name, write(name, {"data": rows, "labels": labels.tolist()})], (pictures, labels)
-
-    train = [write_batch(f"data_batch_{i}", 20) for i in range(1, 6)]
-    test = write_batch("test_batch", 20)
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    meta = dict(CIFAR10.meta, md5=write(CIFAR10.meta["filename"], {"label_names": names}))
-    monkeypatch.setattr(CIFAR10, "train_list", [entry for entry, _ in train])
-    monkeypatch.setattr(CIFAR10, "test_list", [test[0]])
-    monkeypatch.setattr(CIFAR10, "meta", meta)
-    together = tuple(np.concatenate(parts) for parts in zip(*[batch for _, batch in train], strict=True))
-    return folder.parent, {"train": together, "test": test[1]}
+        md5[name] = hashlib.md5(raw).hexdigest()
+    monkeypatch.setattr(download, "FILES", md5)
+    together = {split: tuple(map(np.concatenate, zip(*parts, strict=True))) for split, parts in splits.items()}
+    return folder.parent, together

@@ -22,7 +22,7 @@ from mdit_py_plugins.anchors import anchors_plugin
 from nbconvert import HTMLExporter
 from PIL import Image
 
-WIDTH, SCREEN = 1012, 1000  # dots: GitHub's column, and about a screen of it
+SCREEN = 1000  # pixels, about the height of one
 SHOWN = {"text/plain", "text/markdown", "text/html", "text/latex", "image/png", "image/jpeg", "image/svg+xml"}
 LOCAL = re.compile(r"(?<![\w.])/(root|home|work|tmp|Users|private)/|[A-Z]:\\\\|file://|localhost|127\.0\.0\.1")
 STYLE = """
@@ -76,7 +76,7 @@ def read_page(path):
 
 
 def github_page(html, folder):
-    """`html` as a whole page in GitHub's style, its pictures found in `folder`."""
+    """`html` as a whole page in GitHub's style, its images found in `folder`."""
     head = f'<meta charset="utf-8"><base href="{folder.as_uri()}/"><style>{STYLE}</style>'
     return f"<!DOCTYPE html><html><head>{head}</head><body><main>{html}</main></body></html>"
 
@@ -93,24 +93,26 @@ def texts(notebook):
             yield from (data for kind, data in output.get("data", {}).items() if kind.startswith("text/"))
 
 
-def pictures(notebook):
-    """Every figure in the outputs: PNG files as base64."""
-    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    return [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+def images(notebook):
+    """Every figure in the outputs: (PNG file as base64, its metadata with width and alt text)."""
+    outputs = [
+        output for cell in code_cells(notebook) for output in cell.outputs if "image/png" in output.get("data", {})
+    ]
+    return [(output.data["image/png"], output.metadata.get("image/png", {})) for output in outputs]
 
 
 def check_outputs(notebook):
     """What must hold for every executed notebook: no error, no warning, and nothing that GitHub cannot show."""
-    cells = code_cells(notebook)
-    outputs = [output for cell in cells for output in cell.outputs]
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     assert {output.output_type for output in outputs} <= {"stream", "execute_result", "display_data"}  # no error
     assert not [output for output in outputs if output.get("name") == "stderr"]  # no warning either
     assert "widgets" not in notebook.metadata
     assert {kind for output in outputs for kind in output.get("data", {})} <= SHOWN
     for text in texts(notebook):
-        assert not re.search(r"[\r\x08\x1b]", text)  # no progress bar printed a hundred times, no colour codes
+        assert not re.search(r"[\r\x08\x1b]", text), text  # no progress bar printed a hundred times, no colour codes
         assert not LOCAL.search(text), LOCAL.search(text)  # no paths of somebody's machine
-        assert len(text.splitlines()) <= 70
-    for picture in pictures(notebook):
-        width, height = Image.open(io.BytesIO(base64.b64decode(picture))).size
-        assert height * min(1, WIDTH / width) <= 2 * SCREEN
+        assert len(text.splitlines()) <= 70, text
+    for image, metadata in images(notebook):
+        width, height = Image.open(io.BytesIO(base64.b64decode(image))).size
+        assert metadata["width"] == 830 and height * 830 / width <= 2 * SCREEN, (width, height, metadata)
+        assert len(metadata["alt"]) >= 20, metadata

@@ -2,23 +2,30 @@
 
     python tests/run_notebook.py S10_model.ipynb runs/notebook -p data sample -p limit 100
 
-Parameters replace the values in the cell that is tagged `parameters`. Written to the folder: the executed notebook and
-an HTML page of it; the notebook itself writes its figures and results there (its parameter `out`).
+Parameters replace the values in the cell that is tagged `parameters`. The executed notebook and an HTML page of it are
+written to the folder; the notebook itself writes its figures to misc/ and its weights to runs/.
 """
 
 import argparse
+import asyncio
+import html
 import json
 import re
+import signal
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 
-# On a narrow page nbconvert cuts code off, breaks outputs in the middle of a word, and makes figures too small to read
+NUMBERS = ("epochs", "batch_size", "limit", "seed", "workers", "resume", "drive")  # all others are texts: a folder 2024
+NO_ALT = 'alt="No description has been provided for this image"'  # nbconvert's
+# On a narrow page nbconvert cuts code off, breaks outputs in the middle of a word, and makes figures too small to read;
+# source code in a Markdown output gets the letters of prose
 STYLE = """
+.jp-RenderedMarkdown .highlight pre { font-family: var(--jp-code-font-family); font-size: var(--jp-code-font-size) }
 .jp-InputArea-editor, .jp-OutputArea-output, .jp-RenderedMarkdown { overflow-x: auto !important }
 .jp-OutputArea-output pre { white-space: pre !important }
 .jp-RenderedImage img { min-width: 600px }
@@ -27,7 +34,18 @@ STYLE = """
 
 
 class Echo(NotebookClient):
-    """Shows what the cells print while they run."""
+    """Shows what the cells print while they run. Ctrl-C interrupts the cell; nbclient itself would kill the kernel."""
+
+    interrupted = False
+
+    async def async_start_new_kernel(self, **options):
+        def interrupt():
+            self.interrupted = True
+            if self.km.has_kernel:
+                self.interrupting = asyncio.ensure_future(self.km.interrupt_kernel())
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+        await super().async_start_new_kernel(**options)
 
     def process_message(self, message, cell, cell_index):
         if message["msg_type"] == "stream":
@@ -39,8 +57,9 @@ def set_parameters(notebook, values):
     """Put values into the parameters cell, and give it: `name = old  # comment` becomes `name = new  # comment`."""
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     for name, value in values.items():
-        text = value if re.fullmatch(r"\d+|None|True|False", value) else json.dumps(value)
-        pattern = rf"^{name} = (\"[^\"]*\"|'[^']*'|\S+)"
+        plain = name in NUMBERS and re.fullmatch(r"-?\d+|None|True|False", value)
+        text = value if plain else json.dumps(value, ensure_ascii=False)
+        pattern = rf"^{name} = (\"(?:\\.|[^\"\\])*\"|'[^']*'|\S+)"
         cell.source, found = re.subn(pattern, lambda _, new=f"{name} = {text}": new, cell.source, flags=re.MULTILINE)
         if not found:
             raise SystemExit(f"{name!r} is no parameter of the notebook: see its cell tagged `parameters`")
@@ -48,15 +67,20 @@ def set_parameters(notebook, values):
 
 
 def export(notebook, path):
-    """Write the notebook as one HTML file, which can be read on a phone as well."""
+    """Write the notebook as one HTML file, with the figures' own alt texts."""
     page, _ = HTMLExporter().from_notebook_node(notebook)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            alt = output.get("metadata", {}).get("alt") or output.get("metadata", {}).get("image/png", {}).get("alt")
+            if alt:  # in the order of the page
+                page = page.replace(NO_ALT, f'alt="{html.escape(alt)}"', 1)
     path.write_text(page.replace("</head>", f"<style>{STYLE}</style></head>", 1), encoding="utf-8")
 
 
 def run(path, out, values):
-    """Execute the notebook in the repository's folder; returns the executed notebook's path."""
+    """Execute the notebook in the current folder; returns the path of what was executed, and what stopped it."""
     notebook = nbformat.read(path, as_version=4)
-    set_parameters(notebook, {"out": str(out), **values})
+    set_parameters(notebook, values)
     out.mkdir(parents=True, exist_ok=True)
     client = Echo(
         notebook, timeout=None, kernel_name="python3", coalesce_streams=True, resources={"metadata": {"path": "."}}
@@ -66,25 +90,30 @@ def run(path, out, values):
         client.execute()
     except CellExecutionError as error:
         failure = f"{error.ename}: {error.evalue}"
+    except DeadKernelError:
+        failure = "its kernel died, most often for want of memory: take a smaller BATCH_SIZE or LIMIT"
+    except RuntimeError as error:
+        failure = f"its kernel did not start: {error}"
+    except KeyboardInterrupt:  # before there was a kernel
+        client.interrupted = True
+    if client.interrupted:
+        failure = "interrupted; the same command goes on after the last finished epoch"
     executed = out / Path(path).name
     nbformat.write(notebook, executed)
     export(notebook, executed.with_suffix(".html"))
-    if failure:
-        raise SystemExit(f"the notebook stopped: {failure}\nsee {executed}")
-    return executed
+    return executed, failure
 
 
 def main():
     parser = argparse.ArgumentParser(description="Run the notebook without a browser.")
     parser.add_argument("notebook", type=Path)
-    parser.add_argument("out", type=Path, help="folder for the notebook, its HTML, the figures and the results")
+    parser.add_argument("out", type=Path, help="folder for the executed notebook and its HTML page")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     args = parser.parse_args()
-    executed = run(args.notebook, args.out, dict(args.p))
-    print(
-        f"\nnotebook: {executed}\nHTML:     {executed.with_suffix('.html')}\nfigures:  {args.out}/*.png",
-        file=sys.stdout,
-    )
+    executed, failure = run(args.notebook, args.out, dict(args.p))
+    print(f"\nnotebook: {executed}\nHTML:     {executed.with_suffix('.html')}")
+    if failure:
+        sys.exit(f"the notebook stopped: {failure}")
 
 
 if __name__ == "__main__":

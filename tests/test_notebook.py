@@ -1,109 +1,193 @@
-"""The notebook: what is committed, and a run of it from top to bottom on the sample."""
+"""The notebook: what is committed, a run of it from top to bottom on the sample, and what can stop one."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import nbformat
 import pytest
-from rendered import check_outputs, code_cells, pictures, texts
+import torch
+from rendered import check_outputs, code_cells, images, texts
+from run_notebook import set_parameters
 
-import comparison
+from extras import distributed, notebook, report
+from extras.checkpoint import Checkpoint, CheckpointError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "S10_model.ipynb"
-FIGURES = [
-    "sample_images",
-    "transforms",
-    "model",
-    "receptive_field",
-    "lr_finder",
-    "onecycle_lr",
-    "loss_curves",
-    "class_accuracy",
-    "confusion_matrix",
-    "misclassified_images",
-    "gradcam",
-    "own_pictures",
-]
-COMPARED = ["ablation_curves", "ablation"]  # of `make results`, drawn again from misc/ablation.json
-# The real network, the fewest pictures: 80 * 4 in the range test, 20 in training
+FIGURES = ["sample_images", "transforms", "model", "receptive_field", "lr_finder", "onecycle_lr", "loss_curves"]
+FIGURES += ["confusion_matrix", "misclassified_images", "gradcam", "predictions"]
+# The real network, the fewest images: 80 * 4 in the range test, 20 in training
 SETTINGS = dict(data="sample", profile="quick", limit="20", epochs="1", batch_size="4", workers="0")
+DEFAULTS = dict(data="auto", profile="auto", epochs=None, batch_size=None, limit=None, seed=0, loader="auto")
+DEFAULTS |= dict(precision="auto", workers=2, out=None, resume=True, drive=False)
 
 
-def check_complete(notebook):
-    """Run in one go from the first cell to the last, with every figure."""
-    cells = code_cells(notebook)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert len(pictures(notebook)) == len(FIGURES) + len(COMPARED)
+def start(notebook, out, values):
+    """Run a notebook as `make run` does."""
+    words = [word for name, value in values.items() for word in ("-p", name, value)]
+    environment = os.environ | dict(OMP_NUM_THREADS="1")
+    del environment["MPLBACKEND"]  # as at home: the tests' own backend would keep the kernel from showing figures
+    command = [sys.executable, "tests/run_notebook.py", str(notebook), str(out), *words]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def check_complete(made):
+    """Run in one go from the first cell to the last, with every figure and nothing that GitHub cannot show."""
+    assert [cell.execution_count for cell in code_cells(made)] == list(range(1, len(code_cells(made)) + 1))
+    assert len(images(made)) == sum(cell.source.count("notebook.show(") for cell in made.cells) >= len(FIGURES)
+    check_outputs(made)
 
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The notebook, run in a kernel of its own as `make run` does it; (notebook, its folder, what was printed)."""
-    out = tmp_path_factory.mktemp("notebook")
-    parameters = [word for name, value in SETTINGS.items() for word in ("-p", name, value)]
-    command = [sys.executable, "tests/run_notebook.py", NOTEBOOK.name, str(out), *parameters]
-    # as at home: the tests' own backend would keep the kernel from showing figures
-    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=540)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return nbformat.read(out / NOTEBOOK.name, as_version=4), out, done.stdout
+    """(the executed notebook, its folder, what was printed)"""
+    out = tmp_path_factory.mktemp("note") / "my run"
+    run = start(NOTEBOOK.name, out, SETTINGS | dict(out=str(out)))
+    printed, errors = run.communicate(timeout=1800)
+    assert run.returncode == 0, printed[-3000:] + errors[-3000:]
+    return nbformat.read(out / NOTEBOOK.name, as_version=4), out, printed
 
 
 def test_runs_from_top_to_bottom_without_error_or_warning(executed):
-    notebook, _, printed = executed
-    check_outputs(notebook)
-    check_complete(notebook)
-    assert "epoch  1/1" in printed  # the story unfolds while it runs
+    made, out, printed = executed
+    check_complete(made)
+    assert "epoch  1/1" in printed and "LRMAX" in printed  # the story unfolds while it runs
+    shown = "\n".join(texts(made))
+    numbers = json.loads((out / "results.json").read_text())
+    assert "sample data, not CIFAR-10" in shown and "profile quick: 1 epochs of 20 training images" in shown
+    assert report.result(numbers) in shown and report.epoch_table(numbers["history"]) in shown
+    assert "\n    x = x + r1" in shown and "\n        scaler.scale(" in shown  # the two pieces of source code
 
 
-def test_leaves_figures_results_weights_and_a_page(executed):
-    _, out, _ = executed
+def test_leaves_figures_results_weights_and_a_page_with_alt_texts(executed):
+    made, out, _ = executed
     for name in FIGURES:
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
     numbers = json.loads((out / "results.json").read_text())
-    assert numbers["data"] == "sample data, not CIFAR-10"
-    assert (numbers["pictures"], numbers["test_pictures"], numbers["epochs"], numbers["batch_size"]) == (20, 4, 1, 4)
-    assert (out / "s10_model.pt").stat().st_size > 26_000_000
-    assert "<img" in (out / "S10_model.html").read_text()
+    assert [numbers[name] for name in ("images", "test_images", "epochs", "batch_size", "world_size")] == [
+        20,
+        4,
+        1,
+        4,
+        1,
+    ]
+    assert numbers["data"] == "sample data, not CIFAR-10" and len(numbers["classes"]) == 10
+    assert len(torch.load(out / "s10_model.pt", weights_only=True)) == 49
+    page = (out / "S10_model.html").read_text()
+    for _, metadata in images(made):
+        assert f'alt="{escape(metadata["alt"])}"' in page
+    assert "No description has been provided" not in page
 
 
-def test_says_that_the_sample_is_not_cifar10_and_computes_its_words(executed):
-    notebook, out, _ = executed
-    shown = "\n".join(texts(notebook))
-    numbers = json.loads((out / "results.json").read_text())
-    assert "sample data, not CIFAR-10" in shown and "This is a shortened run" in shown
-    assert f"{numbers['final_test_acc']:.2f} % test accuracy after epoch 1" in shown
-    assert numbers["analysis"] in shown
+def committed():
+    return nbformat.read(NOTEBOOK, as_version=4)
 
 
-def test_parameters_cell_is_tagged_and_replaced(executed):
-    source = next(c.source for c in code_cells(executed[0]) if "parameters" in c.metadata.get("tags", []))
-    assert 'data = "sample"' in source.replace("'", '"') and "limit = 20" in source
-
-
-def test_committed_notebook_shows_an_executed_run_of_real_pictures():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    check_complete(notebook)
-    assert "CIFAR-10, JPEG edition" in "\n".join(texts(notebook))
-
-
-def test_committed_notebook_and_results_tell_one_story():
-    shown = "\n".join(texts(nbformat.read(NOTEBOOK, as_version=4)))
+def test_committed_notebook_is_valid_small_complete_and_one_story_with_the_results():
+    made = committed()
+    nbformat.validate(made)
+    check_complete(made)
+    assert NOTEBOOK.stat().st_size < 4_000_000
+    assert not re.search(r"@[A-Z]+@", "\n".join(cell.source for cell in made.cells))
+    shown = "\n".join(texts(made))
     numbers = json.loads((ROOT / "misc/results.json").read_text())
-    assert f"{numbers['final_test_acc']:.2f} % test accuracy after epoch {numbers['epochs']}" in shown
-    for row in numbers["history"][-5:]:
-        assert f"| {row['epoch']} | {row['train_loss']:.4f} | {row['train_acc']:.2f} % |" in shown
-    assert comparison.block(comparison.read(ROOT / "misc/ablation.json")) in shown
-    for name in FIGURES + COMPARED:
+    assert report.result(numbers) in shown and report.epoch_table(numbers["history"], last=5) in shown
+    assert f"LRMIN {numbers['lr_min']:.2e}, LRMAX {numbers['lr_max']:.2e}" in shown
+    for name in FIGURES:
         assert (ROOT / f"misc/{name}.png").is_file(), name
 
 
-def test_cells_are_short():
-    for cell in code_cells(nbformat.read(NOTEBOOK, as_version=4)):
-        lines = [line for line in cell.source.splitlines() if line and not re.match(r"import |from |#", line)]
-        assert len(lines) <= 15, cell.source
+def test_cells_are_short_and_parameters_are_those_of_a_first_run():
+    cells = code_cells(committed())
+    lines = [len(re.findall(r"(?m)^.*\S", cell.source)) for cell in cells]
+    assert max(lines) <= 12 and sum(lines) / len(lines) < 7, lines
+    (cell,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    values = {}
+    exec(cell.source, values)
+    assert {name: values[name] for name in values if not name.startswith("__")} == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        ("data", "2024", "2024"),
+        ("data", 'my "best" it\'s', 'my "best" it\'s'),
+        ("data", "C:\\new\\猫😀", "C:\\new\\猫😀"),
+    ]
+    + [("out", "None", "None"), ("limit", "20", 20), ("epochs", "None", None), ("resume", "False", False)]
+    + [("seed", "one", "one")],
+)
+def test_parameters_arrive_as_they_are_meant(name, given, meant):
+    made = committed()
+    for _ in range(2):  # also over an older value
+        values, cell = {}, set_parameters(made, {name: given})
+        exec(cell.source, values)
+        assert values[name] == meant and "# halve it" in cell.source
+
+
+def test_make_run_passes_its_words_on():
+    words = ["DATA=2024", "OUT=my runs", "RESUME=no", "BATCH_SIZE=64"]
+    done = subprocess.run(["make", "-n", "run", "PY=python", *words], cwd=ROOT, capture_output=True, text=True)
+    command = done.stdout.splitlines()[-1]
+    for part in ('-p data "2024"', '-p out "my runs"', "-p resume False", '-p batch_size "64"'):
+        assert part in command
+
+
+STOPPED = {
+    "interrupted": ("time.sleep(900)", "interrupted; the same command goes on after the last finished epoch"),
+    "dead": ("os.kill(os.getpid(), 9)", "its kernel died, most often for want of memory"),
+    "failed": ("raise ValueError('no such data')", "ValueError: no such data"),
+}
+
+
+@pytest.mark.parametrize("how", STOPPED)
+def test_a_run_that_is_stopped_keeps_what_there_is_and_says_a_sentence(how, tmp_path):
+    action, sentence = STOPPED[how]
+    code = f"import os, time\ntry:\n    print('epoch 1', flush=True)\n    {action}\nfinally:\n    print('kept')"
+    cells = [nbformat.v4.new_code_cell("seed = 0", metadata=dict(tags=["parameters"])), nbformat.v4.new_code_cell(code)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "made.ipynb")
+    run = start(tmp_path / "made.ipynb", tmp_path / "out", {})
+    if how == "interrupted":
+        assert run.stdout.readline() == "epoch 1\n"
+        run.send_signal(signal.SIGINT)
+    printed, errors = run.communicate(timeout=600)
+    assert run.returncode == 1 and "Traceback" not in printed + errors
+    assert errors.splitlines()[-1].startswith(f"the notebook stopped: {sentence}"), errors
+    shown = "".join(texts(nbformat.read(tmp_path / "out/made.ipynb", as_version=4)))
+    assert "epoch 1" in shown and ("kept" in shown) == (how != "dead")
+    assert (tmp_path / "out/made.html").is_file()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_all_gpus_train_and_the_next_cell_finds_what_is_on_the_disk(tmp_path, monkeypatch, fails):
+    config = dict(epochs=2)
+    checkpoint = Checkpoint(tmp_path, config, log=str)
+    checkpoint.choices = dict(loader="device", world_size=1)
+
+    def torchrun(processes, arguments):
+        assert (processes, arguments) == (2, ["--out", str(tmp_path), "--data", "2024", "--batch-size", "512"])
+        with pytest.raises(CheckpointError, match="was released"):
+            checkpoint.save(history=[])  # the processes write it now
+        theirs = Checkpoint(tmp_path, config, log=str)
+        theirs.choices = dict(loader="device", world_size=2)
+        theirs.save(history=[dict(seconds=1.0)] * (1 if fails else 2), model={})
+        theirs.release()
+        if fails:
+            raise RuntimeError("the run on 2 processes failed")
+
+    monkeypatch.setattr(distributed, "torchrun", torchrun)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RuntimeError, match="2 processes failed") if fails else contextlib.nullcontext():
+        assert notebook.train_on_all_gpus(checkpoint, data="2024", batch_size=512, limit=None) is checkpoint
+    assert checkpoint.state["choices"]["world_size"] == 2  # what results.json will say
+    assert len(checkpoint.state["history"]) == (1 if fails else 2)
+    checkpoint.save(history=checkpoint.state["history"] + [dict(seconds=1.0)])  # going on, here alone
+    assert checkpoint.state["choices"] == dict(loader="device", world_size=1)
