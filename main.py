@@ -3,7 +3,7 @@
 python main.py                                        # CIFAR-10 (or the sample); full on a GPU, quick without one
 python main.py --data photos/ --profile full          # a folder with train/<class>/* and test/<class>/*
 torchrun --standalone --nproc-per-node=2 main.py      # two GPUs, or two processes on a CPU
-python main.py --evaluate                             # the accuracy of the committed weights
+python main.py --evaluate                             # the accuracy of misc/s10_model.pt
 python main.py --help
 """
 
@@ -197,7 +197,7 @@ def parse(arguments):
     add("--out", default="runs/s10", metavar="DIR", help="for results, weights and figures (default: runs/s10)")
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where a run in DIR was cut")
     add("--evaluate", nargs="?", const=str(WEIGHTS), metavar="WEIGHTS", help="train nothing: test these weights "
-        "(default: the committed ones)")  # fmt: skip
+        "(default: misc/s10_model.pt)")  # fmt: skip
     add("--sync-batchnorm", action="store_true", help="several GPUs: BatchNorm's statistics are of the whole batch")
     add("--deterministic", action="store_true", help="the same to the last bit on CUDA too; slower")
     args = parser.parse_args(arguments)

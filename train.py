@@ -33,7 +33,7 @@ def train(
     """Train for one epoch; under torchrun together with the other processes.
 
     Args:
-        model: (B, …) -> (B, C) logits, on `device`; left in training mode. Under torchrun a DistributedDataParallel.
+        model: (B, …) -> (B, C) logits or log-probabilities, on `device`; under torchrun a DistributedDataParallel.
         train_loader: yields (images, labels); the last batch may be smaller.
         criterion: gives the mean loss of a batch.
         scheduler: stepped after every batch, as `one_cycle` wants it.

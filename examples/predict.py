@@ -1,6 +1,6 @@
 """What does a trained network see in your own photos?
 
-    python examples/predict.py my-cat.jpg boat.png                              # the committed weights
+    python examples/predict.py my-cat.jpg boat.png                              # with misc/s10_model.pt
     python examples/predict.py my-cat.jpg --weights runs/s10/s10_model.pt       # those of your run
 
 Prints the five likeliest classes of each photo and draws them into predictions.png. A photo is cut to the square in
