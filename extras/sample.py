@@ -23,13 +23,13 @@ SCENES = (  # lightness and hue of the background, three hues of the object; 0 a
 
 # What else differs from image to image, drawn evenly between two limits.
 OBJECT = {
-    "scale": (6.5, 12),  # half of its height, pixels
+    "scale": (7.5, 12.5),  # half of its height, pixels
     "dx": (-5, 5),  # pixels right of the centre
     "dy": (-5, 5),  # pixels below it
     "tilt": (-0.5, 0.5),  # radians
     "stretch": (0.85, 1.18),  # narrower and taller above 1
     "v": (-1, 1),  # proportions, see the shapes
-    "contrast": (0.35, 1),  # below 1, as in mist
+    "contrast": (0.45, 1),  # below 1, as in mist
     "blur": (1, 2),  # width of an edge, pixels
 }
 FAR = OBJECT | {"scale": (3.5, 6.5), "dx": (-14, 14), "dy": (-14, 14), "contrast": (0.3, 0.6), "blur": (1.5, 3)}

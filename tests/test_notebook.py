@@ -135,7 +135,9 @@ def test_parameters_arrive_as_they_are_meant(name, given, meant):
 
 def test_make_run_passes_its_words_on():
     words = ["DATA=2024", "OUT=my runs", "RESUME=no", "BATCH_SIZE=64"]
-    done = subprocess.run(["make", "-n", "run", "PY=python", *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", "run", "PY=python", *words], cwd=ROOT, capture_output=True, text=True
+    )
     command = done.stdout.splitlines()[-1]
     for part in ('-p data "2024"', '-p out "my runs"', "-p resume False", '-p batch_size "64"'):
         assert part in command
