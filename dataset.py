@@ -363,7 +363,7 @@ def loaders(
         train_loader = DeviceLoader(data.train, batch_size, **common)
         return train_loader, DeviceLoader(data.test, TEST_BATCH, train=False, **common)
     if is_distributed() and dist.get_world_size() > 1:
-        raise ValueError(f'loader is {loader!r}: several processes share one table of draws, so give "device"')
+        raise ValueError(f'loader is {loader!r}: several processes need "device"; without torchrun it goes on')
     make = tf.albumentations_transforms if loader == "albumentations" else tf.torchvision_transforms
     for_train, for_test = make(data.mean, data.std, data.train.data.shape[1])
     common = dict(seed=seed, num_workers=workers, pin_memory=torch.device(device).type == "cuda")

@@ -126,7 +126,7 @@ def finish(checkpoint, data, parts, found, history, device, dtype, about):
         data, history, found, test.confusion_matrix(probabilities, labels), **about,
         parameters=models.count_parameters(parts.model),
     )  # fmt: skip
-    write_atomically(out / "s10_model.pt", to_bytes(parts.model.state_dict()))
+    write_atomically(out / "s10_model.pt", to_bytes(parts.model.cpu().state_dict()))
     write_atomically(out / "results.json", report.to_json(numbers))
     print(f"final test accuracy {numbers['final_test_acc']:.2f} % on {data.name}; weights and results are in {out}")
     draw(out, data, found, numbers, probabilities, labels)
@@ -152,7 +152,7 @@ def draw(out, data, found, numbers, probabilities, labels):
     for name, plot in figures.items():
         try:
             plot(note=report.provenance(numbers), path=out / f"{name}.png")
-        except ValueError as error:
+        except (ValueError, OSError, RuntimeError) as error:
             print(f"{name}.png could not be drawn: {error}")
     print(f"figures: {out}/*.png")
 
@@ -230,7 +230,7 @@ def main(arguments=None):
         with process_group():
             evaluate(args) if args.evaluate else run(args)
     except KeyboardInterrupt:
-        print(f"{who}: stopped by Ctrl-C; the same command goes on after the last finished epoch")
+        print(f"{who}: stopped by Ctrl-C; the same command (without --no-resume) goes on after the last finished epoch")
         sys.exit(130)
     except (ValueError, ArithmeticError, MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):

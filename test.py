@@ -37,7 +37,7 @@ def test(model, device, test_loader, criterion, *, dtype=torch.float32):
             loss = criterion(output, labels)
         correct = (output.argmax(dim=1) == labels).sum()
         sums += torch.stack([loss * len(labels), correct, torch.tensor(len(labels), device=device)])
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(sums)
     loss, correct, count = sums.tolist()
     if count == 0:

@@ -100,7 +100,7 @@ class Checkpoint:
         """Put the newest good checkpoint aside, and remove the one before it."""
         good = [path for path in (self.path, self.previous) if path.exists() and is_intact(path.read_bytes())]
         if good:
-            good[0].replace(self.folder / "checkpoint.replaced.pt")
+            good[0].replace(free_name(self.folder / "checkpoint.replaced.pt"))
         for path in good[1:]:
             path.unlink()
 

@@ -44,7 +44,7 @@ def find_lr(model, device, train_loader, optimizer, criterion, *, iterations=100
     Model, mode, gradients, optimizer and random state are the same afterwards, also when it is interrupted or fails.
 
     Args:
-        train_loader: yields (images, labels); begun again when it ends.
+        train_loader: yields (images, labels); begun again, with the same batches, when it ends.
         checkpoint: an `extras.checkpoint.Checkpoint` that keeps the result; if it has one, that is returned.
 
     Raises ValueError where the loss did not fall by more than noise, so that nothing can be read off.
@@ -99,10 +99,10 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, dtyp
 def read_curve(lrs, losses):
     """Read both rates off the curve of a range test.
 
-    The loss of single steps is noise, so it is smoothed. With *first* the loss at the beginning and *lowest* the
-    minimum, a fifth of the fall between them decides: LRMIN is the first rate where the loss has fallen by a fifth,
-    the take-off the first one beyond the minimum where it has risen by a fifth, LRMAX half of the take-off. Over three
-    seeds at full size LRMAX varies by a factor of 1.3, the steepest descent by 1.8, a tenth of the minimum by 2.4.
+    The loss of single steps is noise, so it is cut off at twice *first*, the loss at the beginning, and smoothed. With
+    *lowest* the minimum, a fifth of the fall between them decides: LRMIN is the first rate where the loss has fallen by
+    a fifth, the take-off the first one beyond the minimum where it has risen by a fifth, LRMAX half of the take-off.
+    Over three seeds at full size LRMAX varies by a factor of 1.3, the steepest descent by 1.8.
     """
     if len(losses) < 20:
         raise ValueError(f"the range test ended after {len(losses)} steps: check the data and the loss")

@@ -105,7 +105,7 @@ def test_what_cannot_be_shared_is_refused_in_a_sentence(pair):
     rest = "for 2 processes: start fewer, or change the batch size"
     for found in pair:
         assert found["refused"] == [f"a batch of 1 images {rest}"] * 3 + [
-            "loader is 'torchvision': several processes share one table of draws, so give \"device\"",
+            "loader is 'torchvision': several processes need \"device\"; without torchrun it goes on",
             "--sync-batchnorm needs CUDA GPUs: leave it out on a CPU",
         ]
 

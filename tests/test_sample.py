@@ -103,7 +103,7 @@ def test_mean_colour_does_not_give_the_class_away(drawn):
     colours, test_colours = (part.reshape(-1, 1024, 3).mean(axis=1) for part in (images, test_images))
     nearest = ((test_colours[:, None] - colours) ** 2).sum(axis=2).argsort(axis=1)[:, :50]
     votes = (labels[nearest][..., None] == np.arange(10)).sum(axis=1)
-    assert 0.25 < (votes.argmax(axis=1) == test_labels).mean() < 0.5
+    assert 0.25 < (votes.argmax(axis=1) == test_labels).mean() < 0.55
 
 
 def test_every_image_shows_something(drawn):
