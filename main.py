@@ -230,7 +230,7 @@ def main(arguments=None):
         with process_group():
             evaluate(args) if args.evaluate else run(args)
     except KeyboardInterrupt:
-        print(f"{who}: stopped by Ctrl-C; the same command (without --no-resume) goes on after the last finished epoch")
+        print(f"{who}: stopped by Ctrl-C; the same command goes on after the last finished epoch (without --no-resume)")
         sys.exit(130)
     except (ValueError, ArithmeticError, MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
