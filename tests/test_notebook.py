@@ -145,7 +145,7 @@ def test_make_run_passes_its_words_on():
 
 STOPPED = {
     "interrupted": ("time.sleep(900)", "interrupted; the same command goes on after the last finished epoch"),
-    "dead": ("os.kill(os.getpid(), 9)", "its kernel died, most often for want of memory"),
+    "dead": ("time.sleep(2), os.kill(os.getpid(), 9)", "its kernel died, most often for want of memory"),
     "failed": ("raise ValueError('no such data')", "ValueError: no such data"),
 }
 
