@@ -11,8 +11,8 @@ does not learn in it, it takes those of the network with skip connections. The b
 import numpy as np
 
 import utils
-from experiments.common import Row, finished, guarded, note, options, start
-from experiments.training import run_all
+from experiments.common import Row, guarded, note, options, start
+from experiments.training import run_and_draw
 
 DEPTHS = "8,20,44"
 BATCH = 128
@@ -83,15 +83,7 @@ def main(arguments=None):
 
     study = start(parser, arguments, "depth", rows, batch_size=BATCH)
 
-    def work():
-        failures = run_all(study)
-        found = finished(study)
-        if found:
-            print(table(found))
-            plot(found, path=study.results.path.with_suffix(".png"))
-        return failures
-
-    guarded(work)
+    guarded(lambda: run_and_draw(study, table, plot))
 
 
 if __name__ == "__main__":

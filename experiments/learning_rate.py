@@ -10,8 +10,8 @@ has finished on as many images are taken over.
 import numpy as np
 
 import utils
-from experiments.common import Results, Row, finished, guarded, note, options, start
-from experiments.training import run_all
+from experiments.common import Results, Row, guarded, note, options, start
+from experiments.training import run_and_draw
 
 PEAKS, CONSTANTS = (1, 0.25, 4, 0.5, 2), (1, 0.25, 4)  # the telling ones first
 MARKS = dict(lr_min="LRMIN", lr_steepest="steepest descent", lr_minimum="minimum ÷ 10", lr_max="LRMAX")
@@ -86,12 +86,7 @@ def main(arguments=None):
 
     def work():
         take_over(study, study.results.path.with_name("ablation.json"))
-        failures = run_all(study)
-        found = finished(study)
-        if found:
-            print(table(found))
-            plot(found, path=study.results.path.with_suffix(".png"))
-        return failures
+        return run_and_draw(study, table, plot)
 
     guarded(work)
 

@@ -17,6 +17,7 @@ import main
 import test
 import train
 from experiments.augmentation import VARIANTS, VariantLoader
+from experiments.common import finished
 from experiments.networks import make_model
 from extras import settings as st
 from extras.lr_finder import find_lr
@@ -183,6 +184,15 @@ def run_all(study):
             print(f"{name}: {run['accuracies']:.2f} % in {(time.perf_counter() - start) / 60:.1f} min", flush=True)
             if study.data.limit is not None:  # each takes 160 MB; those at full size stay
                 shutil.rmtree(study.folder(row, seed), ignore_errors=True)
+    return failures
+
+
+def run_and_draw(study, table, plot):
+    """Train what is missing, then print the table and draw the figure of the finished rows; returns failures."""
+    failures, found = run_all(study), finished(study)
+    if found:
+        print(table(found))
+        plot(found, path=study.results.path.with_suffix(".png"))
     return failures
 
 
