@@ -9,6 +9,7 @@ rule reads both rates.
 
 import contextlib
 import copy
+import itertools
 import random
 import time
 import warnings
@@ -44,7 +45,7 @@ def find_lr(model, device, train_loader, optimizer, criterion, *, iterations=100
     Model, mode, gradients, optimizer and random state are the same afterwards, also when it is interrupted or fails.
 
     Args:
-        train_loader: yields (images, labels); begun again, with the same batches, when it ends.
+        train_loader: yields (images, labels); begun again, with new draws, when it ends.
         checkpoint: an `extras.checkpoint.Checkpoint` that keeps the result; if it has one, that is returned.
 
     Raises ValueError where the loss did not fall by more than noise, so that nothing can be read off.
@@ -53,8 +54,6 @@ def find_lr(model, device, train_loader, optimizer, criterion, *, iterations=100
         return RangeTest(**checkpoint.state["range_test"])
     if len(train_loader) == 0:
         raise ValueError("the training loader is empty: there is nothing to learn from")
-    if hasattr(train_loader, "set_epoch"):
-        train_loader.set_epoch(0)  # training begins with epoch 1
     start, device = time.perf_counter(), torch.device(device)
     with keep_random_state(device):
         lrs, losses = run_test(model, device, train_loader, optimizer, criterion, iterations, dtype)
@@ -86,14 +85,21 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, dtyp
     finder = library.LRFinder(
         model, optimizer, finite_loss, device=device, amp_backend="torch", amp_config=amp, grad_scaler=scaler
     )
-    quiet = contextlib.redirect_stdout(None)  # it prints a template with a placeholder in it
-    with contextlib.suppress(FloatingPointError), quiet:
+    with contextlib.suppress(FloatingPointError), contextlib.redirect_stdout(None):  # it prints a placeholder
         finder.range_test(
-            library.TrainDataLoaderIter(train_loader), start_lr=START_LR, end_lr=END_LR, num_iter=iterations,
+            library.TrainDataLoaderIter(endless(train_loader)), start_lr=START_LR, end_lr=END_LR, num_iter=iterations,
             smooth_f=0, non_blocking_transfer=device.type == "cuda",  # see train.to_device
         )  # fmt: skip
     losses = [float(loss) for loss in finder.history["loss"]]
     return [float(lr) for lr in finder.history["lr"][: len(losses)]], losses
+
+
+def endless(loader):
+    """Batches without end: each pass draws anew, or a small data set would be learned by heart."""
+    for epoch in itertools.count():  # training begins with epoch 1
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(epoch)
+        yield from loader
 
 
 def read_curve(lrs, losses):
@@ -121,13 +127,10 @@ def read_curve(lrs, losses):
     take_off = lrs[bottom + rising[0]] if len(rising) else lrs[-1]
     lr_min = lrs[np.flatnonzero(smoothed <= first - FIFTH * fall)[0]]
     steepest = lrs[int(np.gradient(smoothed[: bottom + 1]).argmin())] if bottom > 1 else lrs[0]
-    rates = dict(
-        lr_min=lr_min, lr_max=take_off / 2, take_off=take_off, lr_steepest=steepest, lr_minimum=lrs[bottom] / 10
-    )
-    if rates["lr_max"] <= lr_min:
+    if take_off / 2 <= lr_min:
         raise ValueError(f"the loss takes off at {take_off:.2g}, before it has fallen: check the images and the labels")
-    rates = {name: float(rate) for name, rate in rates.items()}
-    return RangeTest(lrs.tolist(), losses.tolist(), smoothed.tolist(), **rates)
+    rates = lr_min, take_off / 2, take_off, steepest, lrs[bottom] / 10
+    return RangeTest(lrs.tolist(), losses.tolist(), smoothed.tolist(), *map(float, rates))
 
 
 def smooth(values, sigma):

@@ -4,6 +4,7 @@ numbers = collect(data, history, found, …)
 print(provenance(numbers))
 """
 
+import contextlib
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -37,10 +38,8 @@ def versions():
     """The versions that a result depends on; a package that is not installed is left out."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
