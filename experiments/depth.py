@@ -67,7 +67,7 @@ def plot(rows, path=None):
     return utils.finish(fig, f"Does a deeper network learn more, or less?\n{words}", note(rows[0]), path)
 
 
-LABELS = ("training loss in the last epoch (nats)", "test accuracy at the end (%)")
+LABELS = ("training loss in the last epoch", "test accuracy at the end (%)")
 
 
 def main(arguments=None):

@@ -11,6 +11,7 @@ from it are committed, never the file. For 54 test images, at least three of fiv
 import argparse
 import hashlib
 import io
+import json
 import os
 import sys
 import urllib.request
@@ -31,6 +32,8 @@ from main import WEIGHTS
 URL = "https://raw.githubusercontent.com/jcpeterson/cifar-10h/master/data/cifar10h-counts.npy"
 SHA256 = "9b36b4550349af56c79083356312eb4af856cc5fd3caf1f669d40b9d0bbb69ff"
 CITATION = "people: CIFAR-10H (Peterson et al. 2019, CC BY-NC-SA 4.0); doubtful labels: Northcutt et al. 2021"
+PEOPLE = "people: per cent of about 51, CIFAR-10H (Peterson et al. 2019, CC BY-NC-SA 4.0)"
+ABSENT = "CIFAR-10H cannot be had here ({}): the comparison with people is left out"
 # From mturk/cifar10_mturk.json of github.com/cleanlab/label-errors (Apache-2.0)
 DOUBTFUL = [165, 792, 882, 1227, 1300, 1684, 1718, 1969, 2010, 2128, 2232, 2405, 2532, 2592, 2804, 2840, 2940, 3113,
             3168, 3183, 3192, 3490, 3600, 3753, 3977, 4055, 4198, 4614, 4643, 4794, 4910, 4965, 5166, 5191, 5211, 5468,
@@ -102,10 +105,22 @@ def compare(counts, labels, predicted, classes, doubtful=DOUBTFUL):
 
 
 def captions(counts, labels, predicted):
-    """A line for each image, for utils.plot_misclassified: the share of people who chose our class, and the label."""
+    """A line for each image, for utils.plot_misclassified: per cent of people who chose our class, and the label."""
     share = 100 * counts / counts.sum(axis=1, keepdims=True)
     pairs = zip(share, predicted, labels, strict=True)
-    return [f"people ✗ {one[ours]:.0f}, ✓ {one[label]:.0f} %" for one, ours, label in pairs]  # as long as it fits
+    return [f"people ✗ {one[ours]:.0f} ✓ {one[label]:.0f}" for one, ours, label in pairs]  # as long as it fits
+
+
+def captions_for(data, indices, predicted):
+    """captions of test images, for the notebook; None where people saw other images, or their answers cannot be had."""
+    if data.kind != "cifar10" or data.limit is not None:
+        return None
+    try:
+        counts = load_counts()
+    except (OSError, ValueError) as error:
+        print(ABSENT.format(error))
+        return None
+    return captions(counts[indices], data.test.targets[indices], predicted)
 
 
 @utils.styled
@@ -123,12 +138,14 @@ def plot(result, *, note="", path=None):
     ax.set(xlabel="accuracy (%)", ylim=(len(rows) - 0.5, -0.5))
     ax.legend(loc="best", fontsize=12)
     bars = below.barh(list(KINDS.values()), list(result["kinds"].values()), color=utils.SKY)
-    below.bar_label(bars, padding=4)
+    below.bar_label(bars, fmt="{:,.0f}", padding=4)
     below.invert_yaxis()
-    below.set(xlabel=f"the {result['misclassified']} misclassified images", xlim=(0, None))
-    below.margins(x=0.1)
+    below.set(
+        xlabel=f"the {result['misclassified']:,} misclassified images", xlim=(0, 1.1 * max(result["kinds"].values()))
+    )
     title = f"The network {result['accuracy']['network']:.1f} %, one person {result['accuracy']['one_person']:.1f} %"
-    words = "Accuracy on the test images by class; below, what people say of the network's mistakes"
+    learned = f"a network that learned from {n:,} images" if (n := result["train_images"]) else "the network"
+    words = f"Accuracy on the test images by class; below, the mistakes of {learned}"
     return utils.finish(fig, f"{title}\n{words}", note, path)
 
 
@@ -155,7 +172,7 @@ def main(arguments=None):
     try:
         counts = load_counts()
     except (OSError, ValueError) as error:
-        print(f"CIFAR-10H cannot be had here ({error}): the comparison with people is left out")
+        print(ABSENT.format(error))
         return
     try:
         data = dataset.load(args.data)
@@ -171,13 +188,17 @@ def main(arguments=None):
     probabilities, labels, precision = predict(data, weights, device)
     predicted = probabilities.argmax(axis=1)
     result = compare(counts, labels, predicted, data.classes)
-    result |= dict(data=data.name, sources=CITATION, device=st.device_name(device), precision=precision)
+    results = args.weights.with_name("results.json")  # of the run that the weights are from
+    learned = json.loads(results.read_text())["images"] if results.exists() and not args.tiny else None
+    result |= dict(
+        data=data.name, train_images=learned, sources=CITATION, device=st.device_name(device), precision=precision
+    )
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "people.json", to_json(result))
     plot(result, note=CITATION, path=out / "people.png")
     wrong = test.misclassified(probabilities, labels)[:25]
     utils.plot_misclassified(
-        data.test.data[wrong], labels[wrong], probabilities[wrong], data.classes, note=CITATION,
+        data.test.data[wrong], labels[wrong], probabilities[wrong], data.classes, note=PEOPLE,
         captions=captions(counts[wrong], labels[wrong], predicted[wrong]), path=out / "misclassified_images.png",
     )  # fmt: skip
     print("accuracy: " + ", ".join(f"{who} {value:.2f} %" for who, value in result["accuracy"].items()))

@@ -37,7 +37,7 @@ def show(figure, alt):
     from IPython.display import Image
 
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=figure.dpi)
+    figure.savefig(content, format="png", dpi=figure.dpi, pil_kwargs={"optimize": True})
     return Image(content.getvalue(), format="png", width=830, metadata={"alt": alt})
 
 

@@ -159,8 +159,7 @@ def test_variants_of_the_augmentation():
     cut = next(iter(dataset.DeviceLoader(data, 64, seed=3)))[0]
     assert ((whole != cut).any(dim=1).sum(dim=(1, 2)) <= 64).all() and torch.equal(whole[cut != 0], cut[cut != 0])
     old = next(iter(VariantLoader(data, 64, seed=3, **VARIANTS["2023"])))[0]
-    colour = torch.tensor(transform.MEAN).view(3, 1, 1)
-    holes = (old == colour).all(dim=1).sum(dim=(1, 2))
+    holes = (old == torch.tensor(transform.MEAN).view(3, 1, 1)).all(dim=1).sum(dim=(1, 2))
     assert set(holes.tolist()) == {0, 100} and 16 < (holes == 100).sum() < 48
     crop = VariantLoader(noise(1, 0), 1, reflect=True).images[0, 0, 0, 0].reshape(32, 32, 3)
     assert (crop[0, 4:].numpy() == noise(1, 0).data[0][4, :28]).all()  # mirrored at the border
@@ -229,6 +228,7 @@ def test_people(small, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(models, "s10_model", Narrow)
     people.main(["--tiny"])
     result = rows_of("people")
+    assert people.captions_for(small, [0], [1]) and people.captions_for(small.limited(100), [0], [1]) is None
     assert sum(result["kinds"].values()) == result["misclassified"] and len(result["classes"]) == 10
     with pytest.raises(SystemExit, match="is not there"):
         people.main(["--weights", "nothing.pt"])
@@ -242,4 +242,4 @@ def test_what_people_say_of_mistakes():
     result = people.compare(counts, labels, predicted, ["cat", "dog", "frog"], doubtful=[4])
     assert result["accuracy"]["network"] == 20 and result["accuracy"]["majority"] == 80
     assert result["accuracy"]["one_person"] == pytest.approx(100 * (50 + 10 + 45 + 51 + 51) / 255)
-    assert people.captions(counts, labels, predicted)[1] == "people ✗ 80, ✓ 20 %"
+    assert people.captions(counts, labels, predicted)[1] == "people ✗ 80 ✓ 20"
