@@ -114,11 +114,16 @@ class Study:
     def row(self, key):
         return next(row for row in self.rows if row.key == key)
 
+    def recipe_of(self, row):
+        """The recipe with the row's changes of it."""
+        return self.recipe | {name: value for name, value in row.changes.items() if name in self.recipe}
+
     def about(self, row):
+        recipe = self.recipe_of(row) if row.rates == row.key else self.recipe  # with which its rates are found
         return dict(
             key=row.key, data=self.data.name, fingerprint=self.fingerprint, images=len(self.data.train),
             test_images=len(self.final), epochs=self.settings.epochs, batch_size=self.settings.batch_size,
-            recipe=self.recipe | dict(iterations=self.settings.iterations), changes=row.changes, rates=row.rates,
+            recipe=recipe | dict(iterations=self.settings.iterations), changes=row.changes, rates=row.rates,
         )  # fmt: skip
 
     def folder(self, row, seed):

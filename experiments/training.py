@@ -29,7 +29,7 @@ RATES = tuple(MADE_UP)
 
 def make_parts(study, row, seed):
     """What trains a row's network, with its changes in their places."""
-    recipe = study.recipe | {name: value for name, value in row.changes.items() if name in study.recipe}
+    recipe = study.recipe_of(row)
     parts = main.build(
         study.data, epochs=study.settings.epochs, batch_size=study.settings.batch_size, seed=seed, device=study.device,
         loader="device", dtype=study.dtype, recipe=recipe, make_model=partial(make_model, row.changes), log=quiet,
