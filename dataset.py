@@ -236,7 +236,7 @@ def statistics(images):
 
 
 class SeededLoader(DataLoader):
-    """A DataLoader whose order and augmentation are a function of (seed, epoch): call `set_epoch` before each epoch.
+    """A DataLoader whose order and augmentation are a function of (seed, epoch); each pass is the next epoch.
 
     PyTorch seeds `random`, NumPy and itself in its workers; without workers, iterating seeds all three here.
     """
@@ -252,6 +252,7 @@ class SeededLoader(DataLoader):
 
     def __iter__(self):
         start = self.seed * 1_000_003 + self.epoch
+        self.epoch += 1  # until `set_epoch` says otherwise
         self.generator.manual_seed(start)  # DataLoader draws the order and the seeds of the workers from it
         if self.num_workers == 0:
             random.seed(start)
@@ -315,6 +316,7 @@ class DeviceLoader:
                 yield tf.normalise(images, *self.factors), labels
             return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        self.epoch += 1  # until `set_epoch` says otherwise: a loop of your own gets new draws in each pass
         table = tf.Draws(*(column.to(self.device) for column in tf.draw_epoch(self.n, generator, self.size)))
         for batch in table.order.split(self.batch_size):
             mine = batch[self.share(len(batch))]

@@ -219,6 +219,7 @@ def fit(
         seed: PyTorch's generator is seeded from (seed, epoch), for models with dropout.
         checkpoint: an `extras.checkpoint.Checkpoint`, or None. Under torchrun, rank 0 alone has one.
         by_epoch: step the scheduler after every epoch, as StepLR wants it, instead of after every batch.
+            (Any scheduler of PyTorch but ReduceLROnPlateau, whose step needs the loss.)
 
     Returns:
         A dict for each epoch: epoch, train_loss, train_acc, test_loss, test_acc (per cent), lr (last step), seconds.
@@ -246,7 +247,7 @@ def fit(
                 model, device, train_loader, optimizer, criterion, None if by_epoch else scheduler,
                 scaler=scaler, dtype=dtype, desc=f"epoch {epoch}/{epochs}", lrs=lrs,
             )  # fmt: skip
-            test_loss, test_acc = evaluate()
+            test_loss, test_acc = map(float, evaluate())  # NumPy numbers could not be read back from a checkpoint
             if not math.isfinite(test_loss):  # the last step can ruin the weights after its loss was measured
                 raise TrainingDiverged(f"the test loss is {test_loss} after learning rate {lrs[-1]:.2g}")
         except (KeyboardInterrupt, TrainingDiverged) as error:
@@ -266,7 +267,8 @@ def fit(
 
 
 def epoch_line(row, epochs):
+    name = f"epoch {row['epoch']}/{epochs}"
     return (
-        f"epoch {row['epoch']:2d}/{epochs}   train loss {row['train_loss']:.4f}, {row['train_acc']:5.2f} %   "
+        f"{name:11}   train loss {row['train_loss']:.4f}, {row['train_acc']:5.2f} %   "
         f"test loss {row['test_loss']:.4f}, {row['test_acc']:5.2f} %   LR {row['lr']:.2e}   {row['seconds']:.1f} s"
     )

@@ -205,7 +205,7 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     ax.plot(lrs, smoothed, color=BLUE, lw=3, label="smoothed")
     drop = max(seen[0] - seen.min(), 0.05 * abs(seen[0]), 1e-3)
     ax.set(xscale="log", xlim=(lrs[0], lrs[-1] * 1.001), ylim=(seen.min() - 0.2 * drop, seen[0] + 0.5 * drop))
-    ax.set(xlabel="learning rate (log scale)", ylabel="training loss (nats)")
+    ax.set(xlabel="learning rate (log scale)", ylabel="training loss")
     ax.xaxis.set_major_formatter(short_rate)
     marks = [("LRMIN", found.lr_min, ORANGE, "--"), ("LRMAX", found.lr_max, ORANGE, "-")]
     marks += [("steepest descent", found.lr_steepest, GREEN, "-."), ("take-off", found.take_off, INK, ":")]
@@ -222,7 +222,7 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
         put_label(ax, f"{name} {short_rate(rate)}", (rate, top), (away, 0), **style)
     ax.legend(loc="lower left", fontsize=12, framealpha=1)
     words = "LR range test: the rate grows after each batch, and the loss is watched"
-    return finish(fig, f"Learning begins at LRMIN; beyond LRMAX the loss takes off\n{words}", note, path)
+    return finish(fig, f"LRMIN: a fifth of the fall is over. LRMAX: half of the take-off\n{words}", note, path)
 
 
 @styled
@@ -298,7 +298,7 @@ def plot_loss_curves(history, *, target=90, reference=None, loss_floor=None, not
     axes[2].plot(epochs, values["lr"], "k-", lw=2.5)
     axes[0].set(ylabel="accuracy (%)", ylim=(None, 100))
     axes[0].legend(loc="lower right", fontsize=12)
-    axes[1].set(ylabel="loss (nats)", ylim=(0, 1.08 * top))
+    axes[1].set(ylabel="loss", ylim=(0, 1.08 * top))
     axes[2].set(ylabel="learning\nrate", xlabel="epoch", yticks=sorted({0, np.nan_to_num(values["lr"]).max()}))
     axes[2].yaxis.set_major_formatter(short_rate)
     axes[2].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

@@ -25,7 +25,7 @@ import train
 from experiments.networks import model_name
 from extras import settings as st
 from extras.checkpoint import Checkpoint
-from extras.files import write_atomically
+from extras.files import lock, write_atomically
 
 FULL_IMAGES = 50_000
 TINY = st.Settings("tiny", epochs=2, batch_size=10, limit=20, iterations=20)
@@ -70,6 +70,8 @@ class Results:
 
     def add(self, about, words, run):
         """Add a run, and write the file anew; it is whole at any moment. words: name and note, which may change."""
+        held = lock(self.path.with_suffix(".lock"), timeout=-1)  # another process may add rows, too
+        self.rows = Results(self.path).rows
         row = self.find(about)
         if row is None:
             row = dict(about) | {name: [] for name in run}
@@ -85,6 +87,8 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in self.rows)
         write_atomically(self.path, f"[\n{lines}\n]\n".encode())  # a line a row
+        if held:
+            held.release()
 
 
 @dataclass
@@ -133,7 +137,11 @@ class Study:
     def checkpoint(self, row, seed, log):
         """At full size, `main.py --loader device --out FOLDER` makes the same checkpoint for the row `recipe`."""
         config = st.run_config(self.data, self.settings, seed, self.recipe | row.changes, model_name(row.changes))
-        return Checkpoint(self.folder(row, seed), config, log=log)
+        checkpoint = Checkpoint(self.folder(row, seed), config, log=log)
+        precision, _ = st.choose_precision("auto", self.device, checkpoint.before("precision"))
+        name = st.device_name(self.device)
+        checkpoint.choices = dict(loader="device", precision=precision, device=name, world_size=1)
+        return checkpoint
 
     def full_steps(self):
         """The steps of a full run, to which the decay is scaled; a tiny run stays as it is."""
@@ -172,6 +180,8 @@ def start(parser, arguments, name, rows, *, batch_size=512, arrange=lambda data:
         data = arrange(dataset.load(args.data))
     except ValueError as error:
         parser.error(str(error))
+    except RuntimeError as error:  # the data cannot be downloaded
+        sys.exit(str(error))
     limited = data.limited(settings.limit)
     print(limited.describe())
     out = Path("runs", "tiny") if args.tiny else args.out

@@ -34,8 +34,9 @@ def table(rows):
     """Training loss and test accuracy at the end, in Markdown."""
     lines = ["| network | training loss | test accuracy | seeds | LRMAX |", "| :--- | ---: | ---: | ---: | ---: |"]
     for row in rows:
-        loss = f"{np.mean(row['train_losses']):.3f} ± {deviation(row['train_losses']):.3f}"
-        accuracy = f"{row['mean']:.2f} ± {row['std']:.2f}"
+        several = len(row["seeds"]) > 1
+        loss = f"{np.mean(row['train_losses']):.3f}" + f" ± {deviation(row['train_losses']):.3f}" * several
+        accuracy = f"{row['mean']:.2f}" + f" ± {row['std']:.2f}" * several
         rates = ", ".join(utils.short_rate(rate) for rate in row["lr_maxs"])
         lines.append(f"| {row['name']} | {loss} | {accuracy} % | {len(row['seeds'])} | {rates} |")
     return "\n".join(lines)
@@ -49,6 +50,7 @@ def deviation(values):
 @utils.styled
 def plot(rows, path=None):
     """Training loss and test accuracy at the end against depth; bars are one standard deviation over the seeds."""
+    rows = [row for row in rows if row["images"] == rows[0]["images"]]  # a file may hold several sizes
     fig = utils.new_figure(height_px=420)
     axes = fig.subplots(1, 2)
     looks = (True, "with skip connections", utils.BLUE, "o-"), (False, "plain network", utils.ORANGE, "s--")
@@ -62,9 +64,10 @@ def plot(rows, path=None):
         ax.set_xticks(sorted({row["changes"]["depth"] for row in rows}))
     axes[0].set_ylim(bottom=0)
     axes[0].legend(loc="best", fontsize=12)
-    seeds = max(len(row["seeds"]) for row in rows)
-    words = f"Mean of {seeds} seeds, bars: one standard deviation" if seeds > 1 else "One seed"
-    return utils.finish(fig, f"Does a deeper network learn more, or less?\n{words}", note(rows[0]), path)
+    seeds = " to ".join(str(n) for n in sorted({len(row["seeds"]) for row in rows}))
+    words = f"Mean over the seeds ({seeds} of each network); bars: one standard deviation"
+    title = f"He et al.'s networks: does a deeper one learn more, or less?\n{words}"
+    return utils.finish(fig, title, note(rows[0]), path)
 
 
 LABELS = ("training loss in the last epoch", "test accuracy at the end (%)")

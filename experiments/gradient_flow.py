@@ -105,8 +105,8 @@ def plot(rows, *, note="", path=None):
         for ax, when in zip(axes[:, column], ("initial", "trained"), strict=True):
             for x, (ending, colour, line, _) in zip((0, 1), LOOKS, strict=True):
                 ratio = draw_norms(ax, found[key + ending][when], colour, line)
-                words, side = f"× {ratio:.{int(ratio < 9.95)}f}", ("left", "right")[x]
-                ax.text(x, 1.03, words, transform=ax.transAxes, color=colour, weight="bold", size=12, ha=side)
+                words, at, side = f"{ratio:.{int(ratio < 9.95)}f}", (0.46, 0.54)[x], ("right", "left")[x]
+                ax.text(at, 1.03, words, transform=ax.transAxes, color=colour, weight="bold", size=12, ha=side)
             ax.set(yscale="log")
             ax.yaxis.set_major_formatter("{x:g}")
             ax.xaxis.get_major_locator().set_params(integer=True, nbins=4)
@@ -114,7 +114,7 @@ def plot(rows, *, note="", path=None):
     axes[1, 0].set_ylabel(f"norm of the gradient\nafter {rows[0]['steps']} steps", size=12)
     handles = [Line2D([], [], color=colour, ls=line[1:], marker=line[0], lw=2) for _, colour, line, _ in LOOKS]
     axes[0, 0].legend(handles, [name for *_, name in LOOKS], loc="upper left", fontsize=11, framealpha=1)
-    words = "Above each chart: how many times larger the gradient is in the first convolution than in the last"
+    words = "Numbers: first convolution ÷ last convolution. Bands: from the lowest to the highest seed"
     return utils.finish(fig, f"How large is the gradient in each layer?\n{words}", note, path)
 
 

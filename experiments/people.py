@@ -32,7 +32,7 @@ from main import WEIGHTS
 URL = "https://raw.githubusercontent.com/jcpeterson/cifar-10h/master/data/cifar10h-counts.npy"
 SHA256 = "9b36b4550349af56c79083356312eb4af856cc5fd3caf1f669d40b9d0bbb69ff"
 CITATION = "people: CIFAR-10H (Peterson et al. 2019, CC BY-NC-SA 4.0); doubtful labels: Northcutt et al. 2021"
-PEOPLE = "people: per cent of about 51, CIFAR-10H (Peterson et al. 2019, CC BY-NC-SA 4.0)"
+PEOPLE = "all 10,000 test images; people: per cent of about 51, CIFAR-10H (Peterson et al. 2019, CC BY-NC-SA 4.0)"
 ABSENT = "CIFAR-10H cannot be had here ({}): the comparison with people is left out"
 # From mturk/cifar10_mturk.json of github.com/cleanlab/label-errors (Apache-2.0)
 DOUBTFUL = [165, 792, 882, 1227, 1300, 1684, 1718, 1969, 2010, 2128, 2232, 2405, 2532, 2592, 2804, 2840, 2940, 3113,
@@ -41,9 +41,9 @@ DOUBTFUL = [165, 792, 882, 1227, 1300, 1684, 1718, 1969, 2010, 2128, 2232, 2405,
             9793]  # fmt: skip
 KINDS = {  # of a mistake; the first that fits counts
     "doubtful_label": "the label is doubtful",
-    "most_people": "most people choose our class too",
-    "some_people": "some people choose our class too",
-    "ours_alone": "nobody chooses our class",
+    "most_people": "most people agree with the network",
+    "some_people": "some people agree with the network",
+    "ours_alone": "nobody agrees with the network",
 }
 
 
@@ -78,7 +78,7 @@ def kinds(counts, labels, predicted, doubtful=DOUBTFUL):
     """The misclassified images by KINDS: a dict of indices, each image in one of them."""
     wrong = np.flatnonzero(predicted != labels)
     ours = counts[wrong, predicted[wrong]]
-    fits = [np.isin(wrong, doubtful), ours == counts[wrong].max(axis=1), ours > 0, np.ones(len(wrong), dtype=bool)]
+    fits = [np.isin(wrong, doubtful), 2 * ours > counts[wrong].sum(axis=1), ours > 0, np.ones(len(wrong), dtype=bool)]
     first = np.argmax(fits, axis=0)
     return {kind: wrong[first == number] for number, kind in enumerate(KINDS)}
 
@@ -131,11 +131,12 @@ def plot(result, *, note="", path=None):
     rows = result["classes"] + [{"class": "all classes"} | result["accuracy"]]
     for at, row in enumerate(rows):
         ax.plot([row["network"], row["one_person"]], [at, at], color=utils.GREY, lw=2, zorder=1)
-    for who, name, colour, mark in (("one_person", "one person", utils.ORANGE, "D"),
+    for who, name, colour, mark in (("one_person", "one person, on average", utils.ORANGE, "D"),
                                     ("network", "the network", utils.BLUE, "o")):  # fmt: skip
         ax.plot([row[who] for row in rows], range(len(rows)), mark, color=colour, ms=9, label=name)
     ax.set_yticks(range(len(rows)), [row["class"] for row in rows])
-    ax.set(xlabel="accuracy (%)", ylim=(len(rows) - 0.5, -0.5))
+    xlabel = f"accuracy on {result['images']:,} test images (%)"
+    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5), xlim=(None, 100))
     ax.legend(loc="best", fontsize=12)
     bars = below.barh(list(KINDS.values()), list(result["kinds"].values()), color=utils.SKY)
     below.bar_label(bars, fmt="{:,.0f}", padding=4)
@@ -145,7 +146,7 @@ def plot(result, *, note="", path=None):
     )
     title = f"The network {result['accuracy']['network']:.1f} %, one person {result['accuracy']['one_person']:.1f} %"
     learned = f"a network that learned from {n:,} images" if (n := result["train_images"]) else "the network"
-    words = f"Accuracy on the test images by class; below, the mistakes of {learned}"
+    words = f"Accuracy by class; below, the mistakes of {learned}"
     return utils.finish(fig, f"{title}\n{words}", note, path)
 
 
@@ -185,7 +186,10 @@ def main(arguments=None):
         data.test = dataset.ArrayDataset(data.test.data[:50], data.test.targets[:50], data.classes)
         counts = counts[:50]
     device = st.pick_device()
-    probabilities, labels, precision = predict(data, weights, device)
+    try:
+        probabilities, labels, precision = predict(data, weights, device)
+    except ValueError as error:  # damaged, or of another network
+        sys.exit(str(error))
     predicted = probabilities.argmax(axis=1)
     result = compare(counts, labels, predicted, data.classes)
     results = args.weights.with_name("results.json")  # of the run that the weights are from

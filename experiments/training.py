@@ -27,12 +27,12 @@ MADE_UP = dict(lr_min=1e-4, lr_max=2e-3, take_off=4e-3, lr_steepest=3e-4, lr_min
 RATES = tuple(MADE_UP)
 
 
-def make_parts(study, row, seed):
+def make_parts(study, row, seed, dtype=torch.float32):
     """What trains a row's network, with its changes in their places."""
     recipe = study.recipe_of(row)
     parts = main.build(
         study.data, epochs=study.settings.epochs, batch_size=study.settings.batch_size, seed=seed, device=study.device,
-        loader="device", dtype=study.dtype, recipe=recipe, make_model=partial(make_model, row.changes), log=quiet,
+        loader="device", dtype=dtype, recipe=recipe, make_model=partial(make_model, row.changes), log=quiet,
     )  # fmt: skip
     if row.changes.get("optimizer") == "coupled":
         parts.optimizer = torch.optim.Adam(
@@ -41,7 +41,7 @@ def make_parts(study, row, seed):
     if "transform" in row.changes:
         parts.train_loader = VariantLoader(
             study.data.train, study.settings.batch_size, study.device, seed=seed, mean=study.data.mean,
-            std=study.data.std, dtype=study.dtype, **VARIANTS[row.changes["transform"]],
+            std=study.data.std, dtype=dtype, **VARIANTS[row.changes["transform"]],
         )  # fmt: skip
     return parts
 
@@ -66,11 +66,13 @@ def range_test(study, row, seed):
     finished = study.results.run(study.about(row), seed)
     if finished and finished["range_tests"]:
         return finished["range_tests"]
-    checkpoint, parts = study.checkpoint(row, seed, quiet), make_parts(study, row, seed)
+    checkpoint = study.checkpoint(row, seed, quiet)
+    dtype = getattr(torch, checkpoint.choices["precision"])
+    parts = make_parts(study, row, seed, dtype)
     try:
         found = find_lr(
             parts.model, study.device, parts.train_loader, parts.optimizer, parts.criterion,
-            iterations=study.settings.iterations, dtype=study.dtype, checkpoint=checkpoint,
+            iterations=study.settings.iterations, dtype=dtype, checkpoint=checkpoint,
         )  # fmt: skip
     except ValueError:
         if study.tiny:
@@ -126,18 +128,21 @@ def scaled_decay(decay, lrs, full):
 def train_row(study, row, seed, log):
     """One run, from its beginning or where it was cut; returns its numbers."""
     rates, tested = find_rates(study, row, seed)
-    checkpoint, parts = study.checkpoint(row, seed, log), make_parts(study, row, seed)
+    checkpoint = study.checkpoint(row, seed, log)
+    precision = checkpoint.choices["precision"]
+    dtype = getattr(torch, precision)
+    parts = make_parts(study, row, seed, dtype)
     scheduler, used = set_schedule(study, row, parts, rates)
     history = train.fit(
         parts.model, study.device, parts.train_loader, parts.optimizer, parts.criterion, scheduler,
-        epochs=study.settings.epochs, seed=seed, dtype=study.dtype, checkpoint=checkpoint, log=log,
-        evaluate=lambda: test.test(parts.model, study.device, parts.test_loader, parts.criterion, dtype=study.dtype),
+        epochs=study.settings.epochs, seed=seed, dtype=dtype, checkpoint=checkpoint, log=log,
+        evaluate=lambda: test.test(parts.model, study.device, parts.test_loader, parts.criterion, dtype=dtype),
     )  # fmt: skip
     loader = dataset.DeviceLoader(
         study.final, dataset.TEST_BATCH, study.device, train=False, mean=study.data.mean, std=study.data.std,
-        dtype=study.dtype,
+        dtype=dtype,
     )  # fmt: skip
-    probabilities, labels = test.predict(parts.model, study.device, loader, dtype=study.dtype)
+    probabilities, labels = test.predict(parts.model, study.device, loader, dtype=dtype)
     correct = probabilities.argmax(axis=1) == labels
     checkpoint.release()
     return dict(
@@ -151,7 +156,7 @@ def train_row(study, row, seed, log):
         correct=pack(correct),
         seconds=round(sum(epoch["seconds"] for epoch in history), 1),
         devices=st.device_name(study.device),
-        precisions=study.precision,
+        precisions=precision,
     )
 
 

@@ -130,7 +130,7 @@ class Checkpoint:
             except Exception:
                 cure = "give float(x) instead of a NumPy number, str(path) instead of a path"
                 raise CheckpointError(f"the state holds objects that cannot be read back: {cure}") from None
-            self.verified = "model" in self.state
+            self.verified = bool(self.state["history"])
         self.write(self.path, content, keep=self.previous)
 
     def write(self, path, content, keep=None):

@@ -9,7 +9,6 @@ rule reads both rates.
 
 import contextlib
 import copy
-import itertools
 import random
 import time
 import warnings
@@ -54,6 +53,8 @@ def find_lr(model, device, train_loader, optimizer, criterion, *, iterations=100
         return RangeTest(**checkpoint.state["range_test"])
     if len(train_loader) == 0:
         raise ValueError("the training loader is empty: there is nothing to learn from")
+    if hasattr(train_loader, "set_epoch"):
+        train_loader.set_epoch(0)  # training begins with epoch 1
     start, device = time.perf_counter(), torch.device(device)
     with keep_random_state(device):
         lrs, losses = run_test(model, device, train_loader, optimizer, criterion, iterations, dtype)
@@ -87,19 +88,11 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, dtyp
     )
     with contextlib.suppress(FloatingPointError), contextlib.redirect_stdout(None):  # it prints a placeholder
         finder.range_test(
-            library.TrainDataLoaderIter(endless(train_loader)), start_lr=START_LR, end_lr=END_LR, num_iter=iterations,
+            library.TrainDataLoaderIter(train_loader), start_lr=START_LR, end_lr=END_LR, num_iter=iterations,
             smooth_f=0, non_blocking_transfer=device.type == "cuda",  # see train.to_device
         )  # fmt: skip
     losses = [float(loss) for loss in finder.history["loss"]]
     return [float(lr) for lr in finder.history["lr"][: len(losses)]], losses
-
-
-def endless(loader):
-    """Batches without end: each pass draws anew, or a small data set would be learned by heart."""
-    for epoch in itertools.count():  # training begins with epoch 1
-        if hasattr(loader, "set_epoch"):
-            loader.set_epoch(epoch)
-        yield from loader
 
 
 def read_curve(lrs, losses):

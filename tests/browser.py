@@ -174,7 +174,7 @@ def interrupt_and_go_on(page, path):
     run_all(page)
     wait_for_last_cell(page)
     assert "resumed after epoch 1 of 3" in page.locator(".jp-Notebook").text_content()
-    assert "epoch  3/3" in output.text_content() and "epoch  2/3" in output.text_content()
+    assert "epoch 3/3" in output.text_content() and "epoch 2/3" in output.text_content()
     check_outputs(save_notebook(page, path))
 
 

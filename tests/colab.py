@@ -100,7 +100,7 @@ def first_time(place):
         assert installed == {"torch-lr-finder"}, f"installed or changed: {installed}"
         assert torch.stat().st_mtime_ns == written, "torch was installed again"
         folder = drive / "MyDrive" / "s10" / "run"
-        assert f"Google Drive keeps this run: {folder}" in shown and "epoch  1/1" in shown
+        assert f"Google Drive keeps this run: {folder}" in shown and "epoch 1/1" in shown
         check_files(folder, "checkpoint.pt", "s10_model.pt")
         check_files(content / "run", "results.json", "loss_curves.png")
         again = session.run()
@@ -112,7 +112,7 @@ def first_time(place):
 
 def epoch(shown):
     """The line of the only epoch."""
-    return re.search(r"epoch  1/1 .* s$", shown, flags=re.MULTILINE)[0]
+    return re.search(r"epoch 1/1 .* s$", shown, flags=re.MULTILINE)[0]
 
 
 def check_files(folder, *names):
@@ -147,7 +147,7 @@ def kaggle(place):
     finally:
         subprocess.run(["chmod", "-R", "u+w", images], check=True)
     assert shown.count("Google Drive is not used: only Colab has it.") == 1
-    assert "three-colours" in shown and "epoch  1/1" in shown
+    assert "three-colours" in shown and "epoch 1/1" in shown
     check_files(working / "run", "checkpoint.pt", "s10_model.pt", "results.json", "loss_curves.png")
     assert list((working / "data" / "cache").glob("*.npz")) and state(images) == before
 

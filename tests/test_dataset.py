@@ -249,14 +249,14 @@ def test_the_device_loader_draws_by_image_and_leaves_generator_and_data_alone(da
 @pytest.mark.parametrize("world_size", [2, 3, 7])
 def test_processes_share_the_rows_of_every_batch(data, world_size):
     loader, parts = DeviceLoader(data.test.first(39), BATCH, seed=2), []  # batches of 16, 16 and 7
-    whole = list(loader)
+    whole, other = list(loader), list(loader)  # a second pass draws anew
     for rank in range(world_size):
-        loader.rank, loader.world_size = rank, world_size
+        loader.rank, loader.world_size, loader.epoch = rank, world_size, 0
         parts.append(list(loader))
     for right, *shares in zip(whole, *parts, strict=True):
         images, labels = (torch.cat(column) for column in zip(*shares, strict=True))
         assert torch.equal(images, right[0]) and torch.equal(labels, right[1])
-        assert np.ptp([len(labels) for _, labels in shares]) <= 1
+        assert np.ptp([len(labels) for _, labels in shares]) <= 1 and not torch.equal(whole[0][1], other[0][1])
 
 
 @pytest.mark.parametrize("kind", dataset.LOADERS)

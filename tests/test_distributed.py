@@ -119,7 +119,7 @@ def test_a_dead_process_ends_the_run_which_then_goes_on_with_another_number(tmp_
         distributed.torchrun(2, [*SMALL, "--out", str(out)], main=HERE / "small_run.py")
     words = capfd.readouterr().out
     assert "Signal 9 (SIGKILL)" in words  # torchrun's report
-    assert "epoch  1/3" in words and "epoch  2/3" not in words
+    assert "epoch 1/3" in words and "epoch 2/3" not in words
 
     monkeypatch.delenv("SMALL_RUN_STOP")
     assert finish([*SMALL, "--out", out], log, stop=("train", 5)) == -9
@@ -127,7 +127,7 @@ def test_a_dead_process_ends_the_run_which_then_goes_on_with_another_number(tmp_
 
     assert two(child, [*SMALL, "--out", str(out)], str(again), None, False, None) == [0, 0]
     words = again.read_text()
-    assert "resumed after epoch 2 of 3" in words and words.count("epoch  3/3") == 1  # only rank 0 prints
+    assert "resumed after epoch 2 of 3" in words and words.count("epoch 3/3") == 1  # only rank 0 prints
     numbers = json.loads((out / "results.json").read_text())
     assert [row["epoch"] for row in numbers["history"]] == [1, 2, 3]
     assert numbers["world_size"] == 2 and numbers["device"].startswith("2 × ")

@@ -66,7 +66,7 @@ def test_results_and_weights_are_those_of_the_run(whole):
 def test_one_line_an_epoch_and_every_figure_that_can_be_written(whole):
     out, log = whole
     epochs = lines(log, "epoch")
-    assert [line.split("/")[0] for line in epochs] == ["epoch  1", "epoch  2", "epoch  3"]
+    assert [line.split("/")[0] for line in epochs] == ["epoch 1", "epoch 2", "epoch 3"]
     assert all("train loss" in line and "test loss" in line for line in epochs)
     assert not any(word in log for word in ("resumed", "Warning", "Traceback"))
     assert f"The figure cannot be written to {out / 'loss_curves.png'}" in log
@@ -126,7 +126,7 @@ def test_a_second_process_on_the_same_folder_is_refused_and_the_first_is_unharme
     out, log, second = tmp_path / "run", tmp_path / "first.txt", tmp_path / "second.txt"
     first = start([*SMALL, "--out", out], log, stop=("train", 5, signal.SIGSTOP))  # it stands still in its epoch 2
     end = time.monotonic() + 300
-    while not (log.exists() and "epoch  1/3" in log.read_text()):
+    while not (log.exists() and "epoch 1/3" in log.read_text()):
         assert time.monotonic() < end
         time.sleep(0.05)
     assert finish([*SMALL, "--out", out], second) == 2
@@ -142,7 +142,7 @@ def test_a_full_disk_does_not_stop_the_training_and_the_same_command_finishes(tm
     assert finish([*SMALL, "--out", out], log, room=20_000) == 1
     words = log.read_text()
     assert words.count("checkpoint.pt could not be written") == 4  # at the beginning, and after each of three epochs
-    assert words.count("epoch  ") == 3 and "main.py: [Errno 27] File too large" in words and "Traceback" not in words
+    assert words.count("train loss") == 3 and "main.py: [Errno 27] File too large" in words and "Traceback" not in words
     assert [path.name for path in out.iterdir() if path.name != ".lock"] == ["checkpoint.pt"]
     assert finish([*SMALL, "--out", out], again) == 0  # there is room again
     assert "resumed after the LR range test" in again.read_text() and len(results(out)["history"]) == 3

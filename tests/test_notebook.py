@@ -59,7 +59,7 @@ def executed(tmp_path_factory):
 def test_runs_from_top_to_bottom_without_error_or_warning(executed):
     made, out, printed = executed
     check_complete(made)
-    assert "epoch  1/1" in printed and "LRMAX" in printed  # the story unfolds while it runs
+    assert "epoch 1/1" in printed and "LRMAX" in printed  # the story unfolds while it runs
     shown = "\n".join(texts(made))
     numbers = json.loads((out / "results.json").read_text())
     assert "sample data, not CIFAR-10" in shown and "profile quick: 1 epochs of 20 training images" in shown

@@ -166,7 +166,7 @@ def test_the_history_has_the_keys_and_the_rates_of_the_contract_and_nothing_is_p
     assert all(type(value) in (int, float) for row in history for value in row.values())
     lrs, _ = cycle_curve(0.01, 3, 4)
     assert [row["lr"] for row in history] == lrs[2::3]  # of the last step of each epoch
-    assert [line.startswith(f"epoch  {n}/4 ") for n, line in enumerate(run.lines, start=1)] == [True] * 4
+    assert [line.startswith(f"epoch {n}/4 ") for n, line in enumerate(run.lines, start=1)] == [True] * 4
     assert capfd.readouterr() == ("", "")
 
 

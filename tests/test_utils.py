@@ -49,7 +49,7 @@ FIGURES = {
     "lr_finder": (utils.plot_lr_finder, (FOUND,), ["LRMIN 4.3e-5", "LRMAX 3.8e-3", "steepest descent 1.7e-4"]),
     "one_cycle": (utils.plot_one_cycle, (RATES, RATES, 5), ["LRMAX 1e-2 at step 10, the end of epoch 2"]),
     "no_betas": (utils.plot_one_cycle, (RATES, None, 4), ["epochs done", "LRMAX 1e-2 at step 10, in epoch 3"]),
-    "loss_curves": (utils.plot_loss_curves, (HISTORY,), ["epoch", "loss (nats)", "accuracy (%)", "target 90 %"]),
+    "loss_curves": (utils.plot_loss_curves, (HISTORY,), ["epoch", "loss", "accuracy (%)", "target 90 %"]),
     "confusion": (utils.plot_confusion_matrix, (CONFUSION, CLASSES), ["true class", "80.0 %", "class accuracy (%)"]),
     "misclassified": (utils.plot_misclassified, MISTAKES, ["✗ cat", "90 %", "✓ airplane", "5 %"]),
     "model": (diagram.plot_model, (diagram.network_parts(models.s10_model()),), ["Layer 1", "128×16×16", "X + R2(X)"]),
