@@ -77,7 +77,7 @@ def measure(size):
             ours()
 
         contestants[precision] = run
-    found = alternate(contestants, size.repeats(5), size.device)
+    found = alternate(contestants, size.repeats(11), size.device)
     rows, goals = [speed_row("epoch, 2023, float32", n, found["2023"])], []
     for precision in size.precisions:
         rows.append(speed_row(f"epoch, ours, {precision}", n, found[precision]))

@@ -60,6 +60,7 @@ def main(out):
         model, (train_loader, test_loader), optimizer, criterion = parts()
         found = dict(rank=distributed.rank(), world_size=distributed.world_size(), refused=list(refusals(model)))
         found["seen"] = [labels.tolist() for _, labels in train_loader]
+        train_loader.set_epoch(1)
         parallel = distributed.wrap(model)
         found["trained"] = train(parallel, "cpu", train_loader, optimizer, criterion)
         found["tested"] = test(model, "cpu", test_loader, criterion)
