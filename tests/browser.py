@@ -31,8 +31,8 @@ from run_notebook import export, set_parameters
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "S10_model.ipynb"
 CHROMIUM = Path("/usr/bin/chromium")  # Debian's; elsewhere Playwright's own
-# The real network, few images: 80 * 2 in the range test, 3 * 24 in training, which is long enough to be interrupted
-SETTINGS = dict(data="sample", profile="quick", limit="20", epochs="3", batch_size="2", workers="0", out="runs/first")
+# The real network, few images: 80 steps in the range test, 3 epochs of 10, which is long enough to be interrupted
+SETTINGS = dict(data="sample", profile="quick", limit="80", epochs="3", batch_size="8", workers="0", out="runs/first")
 SECONDS = 900  # for all cells, on a slow and busy machine
 TOKEN = "for-this-test-only"
 QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
