@@ -70,7 +70,14 @@ class Results:
 
     def add(self, about, words, run):
         """Add a run, and write the file anew; it is whole at any moment. words: name and note, which may change."""
-        held = lock(self.path.with_suffix(".lock"), timeout=-1)  # another process may add rows, too
+        held = lock(Path("runs", self.path.stem, ".lock"), timeout=-1)  # another process may add rows, too
+        try:
+            self.write(about, words, run)
+        finally:
+            if held:
+                held.release()
+
+    def write(self, about, words, run):
         self.rows = Results(self.path).rows
         row = self.find(about)
         if row is None:
@@ -87,8 +94,6 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in self.rows)
         write_atomically(self.path, f"[\n{lines}\n]\n".encode())  # a line a row
-        if held:
-            held.release()
 
 
 @dataclass

@@ -64,7 +64,8 @@ def plot(rows, path=None):
         ax.set_xticks(sorted({row["changes"]["depth"] for row in rows}))
     axes[0].set_ylim(bottom=0)
     axes[0].legend(loc="best", fontsize=12)
-    seeds = " to ".join(str(n) for n in sorted({len(row["seeds"]) for row in rows}))
+    numbers = [len(row["seeds"]) for row in rows]
+    seeds = f"{min(numbers)} to {max(numbers)}" if min(numbers) < max(numbers) else numbers[0]
     words = f"Mean over the seeds ({seeds} of each network); bars: one standard deviation"
     title = f"He et al.'s networks: does a deeper one learn more, or less?\n{words}"
     return utils.finish(fig, title, note(rows[0]), path)

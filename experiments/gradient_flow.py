@@ -76,10 +76,7 @@ def measure(study, row, seed):
 
 def endless(loader):
     """Batches of epoch after epoch; the last of an epoch, which may be smaller, is left out."""
-    epoch = 0
     while True:
-        loader.set_epoch(epoch)
-        epoch += 1
         yield from (batch for batch in loader if len(batch[1]) == loader.batch_size)
 
 

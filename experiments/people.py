@@ -33,7 +33,6 @@ URL = "https://raw.githubusercontent.com/jcpeterson/cifar-10h/master/data/cifar1
 SHA256 = "9b36b4550349af56c79083356312eb4af856cc5fd3caf1f669d40b9d0bbb69ff"
 CITATION = "people: CIFAR-10H (Peterson et al. 2019, CC BY-NC-SA 4.0); doubtful labels: Northcutt et al. 2021"
 PEOPLE = "all 10,000 test images; people: per cent of about 51, CIFAR-10H (Peterson et al. 2019, CC BY-NC-SA 4.0)"
-ABSENT = "CIFAR-10H cannot be had here ({}): the comparison with people is left out"
 # From mturk/cifar10_mturk.json of github.com/cleanlab/label-errors (Apache-2.0)
 DOUBTFUL = [165, 792, 882, 1227, 1300, 1684, 1718, 1969, 2010, 2128, 2232, 2405, 2532, 2592, 2804, 2840, 2940, 3113,
             3168, 3183, 3192, 3490, 3600, 3753, 3977, 4055, 4198, 4614, 4643, 4794, 4910, 4965, 5166, 5191, 5211, 5468,
@@ -68,6 +67,14 @@ def load_counts(root="data"):
     if not is_right(content):
         raise ValueError(f"{source} is not CIFAR-10H: its sha256 is not {SHA256[:12]}…")
     return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def counts_or_none():
+    """`load_counts`; None, and a line that says so, where they cannot be had."""
+    try:
+        return load_counts()
+    except (OSError, ValueError) as error:
+        print(f"CIFAR-10H cannot be had here ({error}): the comparison with people is left out")
 
 
 def is_right(content):
@@ -113,12 +120,7 @@ def captions(counts, labels, predicted):
 
 def captions_for(data, indices, predicted):
     """captions of test images, for the notebook; None where people saw other images, or their answers cannot be had."""
-    if data.kind != "cifar10" or data.limit is not None:
-        return None
-    try:
-        counts = load_counts()
-    except (OSError, ValueError) as error:
-        print(ABSENT.format(error))
+    if data.kind != "cifar10" or data.limit is not None or (counts := counts_or_none()) is None:
         return None
     return captions(counts[indices], data.test.targets[indices], predicted)
 
@@ -170,10 +172,7 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     if not args.tiny and not args.weights.is_file():
         sys.exit(f"{args.weights} is not there: train first (python main.py --profile full), or give --weights FILE")
-    try:
-        counts = load_counts()
-    except (OSError, ValueError) as error:
-        print(ABSENT.format(error))
+    if (counts := counts_or_none()) is None:
         return
     try:
         data = dataset.load(args.data)

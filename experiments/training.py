@@ -46,6 +46,13 @@ def make_parts(study, row, seed, dtype=torch.float32):
     return parts
 
 
+def begin(study, row, seed, log):
+    """(checkpoint, dtype, parts) of a run; one that was begun elsewhere keeps its precision where it can."""
+    checkpoint = study.checkpoint(row, seed, log)
+    dtype = getattr(torch, checkpoint.choices["precision"])
+    return checkpoint, dtype, make_parts(study, row, seed, dtype)
+
+
 def find_rates(study, row, seed):
     """(the rates that the row's range test found, the key of the row that was tested)."""
     if "lr_max" in row.changes:
@@ -66,9 +73,7 @@ def range_test(study, row, seed):
     finished = study.results.run(study.about(row), seed)
     if finished and finished["range_tests"]:
         return finished["range_tests"]
-    checkpoint = study.checkpoint(row, seed, quiet)
-    dtype = getattr(torch, checkpoint.choices["precision"])
-    parts = make_parts(study, row, seed, dtype)
+    checkpoint, dtype, parts = begin(study, row, seed, quiet)
     try:
         found = find_lr(
             parts.model, study.device, parts.train_loader, parts.optimizer, parts.criterion,
@@ -128,10 +133,7 @@ def scaled_decay(decay, lrs, full):
 def train_row(study, row, seed, log):
     """One run, from its beginning or where it was cut; returns its numbers."""
     rates, tested = find_rates(study, row, seed)
-    checkpoint = study.checkpoint(row, seed, log)
-    precision = checkpoint.choices["precision"]
-    dtype = getattr(torch, precision)
-    parts = make_parts(study, row, seed, dtype)
+    checkpoint, dtype, parts = begin(study, row, seed, log)
     scheduler, used = set_schedule(study, row, parts, rates)
     history = train.fit(
         parts.model, study.device, parts.train_loader, parts.optimizer, parts.criterion, scheduler,
@@ -156,7 +158,7 @@ def train_row(study, row, seed, log):
         correct=pack(correct),
         seconds=round(sum(epoch["seconds"] for epoch in history), 1),
         devices=st.device_name(study.device),
-        precisions=precision,
+        precisions=checkpoint.choices["precision"],
     )
 
 
