@@ -4,7 +4,7 @@
 PY ?= .venv/bin/python
 BASE_PYTHON ?= python3
 PARAMETERS = $(foreach p,DATA PROFILE EPOCHS BATCH_SIZE LIMIT SEED LOADER PRECISION WORKERS OUT, \
-  $(if $($(p)),-p $(shell echo $(p) | tr A-Z a-z) "$($(p))")) $(if $(filter no,$(RESUME)),-p resume False)
+  $(if $($(p)),-p $(shell echo $(p) | tr A-Z a-z) "$($(p))")) $(if $(filter no No NO false False,$(RESUME)),-p resume False)
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 

@@ -73,11 +73,13 @@ def run(args):
     config = st.run_config(data, settings, args.seed, train.RECIPE)
     checkpoint = Checkpoint(args.out, config, resume=args.resume) if rank() == 0 else None
 
+    name = st.device_name(device, world_size())
+
     def choose():
         loader = checkpoint.before("loader", args.loader) or dataset.choose_loader(args.loader, device)
         precision, why = st.choose_precision(args.precision, device, checkpoint.before("precision", args.precision))
-        log(f"{st.device_name(device, world_size())}, {precision}: {why}")
-        if checkpoint.before("device") not in (None, st.device_name(device, world_size())):
+        log(f"{name}, {precision}: {why}")
+        if checkpoint.before("device") not in (None, name):
             log(f"the run was begun on {checkpoint.before('device')}")
         return loader, precision
 
@@ -88,7 +90,6 @@ def run(args):
         dtype=dtype, workers=args.workers, log=log,
     )  # fmt: skip
     if checkpoint:
-        name = st.device_name(device, world_size())
         checkpoint.choices = dict(loader=loader, precision=precision, device=name, world_size=world_size())
 
     def range_test():
@@ -98,6 +99,7 @@ def run(args):
             iterations=settings.iterations, dtype=dtype, checkpoint=checkpoint,
         )  # fmt: skip
 
+    train.cycle_curve(1.0, len(parts.train_loader), settings.epochs)  # refuses too few steps now, not after the test
     found = run_on_rank0(range_test)
     log(f"LR range test: LRMIN {found.lr_min:.2e}, LRMAX {found.lr_max:.2e}")
     scheduler = parts.schedule(found.lr_max, lr_min=found.lr_min)
@@ -166,7 +168,7 @@ def evaluate(args):
     import models
     import test
 
-    data = dataset.load(args.data)
+    data = dataset.load("cifar10" if args.data == "auto" else args.data)  # these weights know no drawings
     print(data.describe())
     model = models.load_weights(args.evaluate, len(data.classes)).to(args.device, memory_format=torch.channels_last)
     precision, why = st.choose_precision(args.precision, args.device)
@@ -195,7 +197,7 @@ def parse(arguments):
     add("--workers", type=int, default=2, help="processes that prepare images (default: 2)")
     add("--precision", default="auto", choices=st.PRECISIONS, help="auto: the fastest that the device computes well")
     add("--out", default="runs/s10", metavar="DIR", help="for results, weights and figures (default: runs/s10)")
-    add("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where a run in DIR was cut")
+    add("--resume", action=argparse.BooleanOptionalAction, default=True, help="resume an interrupted run in DIR")
     add("--evaluate", nargs="?", const=str(WEIGHTS), metavar="WEIGHTS", help="train nothing: test these weights "
         "(default: misc/s10_model.pt)")  # fmt: skip
     add("--sync-batchnorm", action="store_true", help="several GPUs: BatchNorm's statistics are of the whole batch")
@@ -230,9 +232,9 @@ def main(arguments=None):
         with process_group():
             evaluate(args) if args.evaluate else run(args)
     except KeyboardInterrupt:
-        print(f"{who}: stopped by Ctrl-C; the same command goes on after the last finished epoch (without --no-resume)")
+        print(f"{who}: stopped by Ctrl-C; the same command resumes after the last finished epoch (without --no-resume)")
         sys.exit(130)
-    except (ValueError, ArithmeticError, MemoryError, OSError, RuntimeError) as error:
+    except (ValueError, ArithmeticError, ImportError, MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
             sys.exit(f"{who}: out of memory: try a smaller --batch-size")
         if type(error) is RuntimeError:  # not one of ours: a bug, which needs its traceback

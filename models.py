@@ -155,7 +155,7 @@ def height(node):
 def trace_shapes(model, input_size):
     """The model as a torch.fx graph whose nodes know the shapes of their outputs; the model itself is not changed."""
     graph = symbolic_trace(copy.deepcopy(model).eval())
-    parameter = next(model.parameters())
+    parameter = next(model.parameters(), torch.zeros(()))
     with torch.no_grad():
         ShapeProp(graph).propagate(torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype))
     return graph

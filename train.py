@@ -98,7 +98,7 @@ class RunningMetrics:
         sums = torch.stack([self.loss, self.correct, torch.full_like(self.loss, self.count)]).cpu().double()
         loss, correct, count = all_reduce(sums, self.loss.device).tolist()
         if not math.isfinite(loss):
-            cure = "start again with a smaller LRMAX, and check that images and labels are right"
+            cure = "start again with a smaller LRMAX or another seed, and check that images and labels are right"
             raise TrainingDiverged(f"the loss is NaN or infinite at learning rate {lr:.2g}: {cure}")
         return loss / count, 100 * correct / count
 
@@ -234,6 +234,7 @@ def fit(
         from extras.distributed import start_together
 
         history = start_together(history, parts)
+    kept = f"the epochs before are kept in {checkpoint.path}" if checkpoint is not None else "nothing is kept"
     for row in history:  # of epochs that are done already, so that a run in pieces shows all of them
         log(epoch_line(row, epochs))
 
@@ -250,10 +251,9 @@ def fit(
             test_loss, test_acc = map(float, evaluate())  # NumPy numbers could not be read back from a checkpoint
             if not math.isfinite(test_loss):  # the last step can ruin the weights after its loss was measured
                 raise TrainingDiverged(f"the test loss is {test_loss} after learning rate {lrs[-1]:.2g}")
-        except (KeyboardInterrupt, TrainingDiverged) as error:
-            kept = f"the epochs before are kept in {checkpoint.path}" if checkpoint is not None else "nothing is kept"
-            if isinstance(error, TrainingDiverged):
-                raise TrainingDiverged(f"epoch {epoch}: {error}; {kept}") from None
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"epoch {epoch}: {error}; {kept}") from None
+        except KeyboardInterrupt:
             log(f"interrupted in epoch {epoch}, which is lost; {kept}")
             raise
         row = dict(epoch=epoch, train_loss=train_loss, train_acc=train_acc, test_loss=test_loss, test_acc=test_acc)

@@ -69,11 +69,13 @@ def mean_colour(mean):
 @functools.cache
 def __getattr__(name):
     """Make CIFAR-10's transforms when they are first asked for: importing both libraries takes seconds."""
-    split = name.removeprefix("torchvision_").removesuffix("_transforms")
-    if not name.endswith("_transforms") or split not in ("train", "test"):
+    if name in ("train_transforms", "test_transforms"):
+        train, test = albumentations_transforms()
+    elif name in ("torchvision_train_transforms", "torchvision_test_transforms"):
+        train, test = torchvision_transforms()
+    else:
         raise AttributeError(f"module 'transform' has no attribute {name!r}")
-    train, test = torchvision_transforms() if name.startswith("torchvision_") else albumentations_transforms()
-    return train if split == "train" else test
+    return train if "train" in name else test
 
 
 class Draws(NamedTuple):

@@ -149,13 +149,13 @@ def plot_samples(images, targets, classes, *, per_class: int = 10, seed: int = 0
     check_classes(classes, targets=targets)
     rng = np.random.default_rng(seed)
     rows = [rng.permutation(np.flatnonzero(np.asarray(targets) == c))[:per_class] for c in range(len(classes))]
-    columns, names = max(map(len, rows)), 114
-    side = int(min(96, max(16, (WIDTH - 2 * MARGIN - names) / columns - GAP)) // 16 * 16)
-    fig = new_figure(max(WIDTH, 2 * MARGIN + names + columns * (side + GAP)), len(rows) * (side + GAP), None)
+    columns, name_width = max(map(len, rows)), 114
+    side = int(min(96, max(16, (WIDTH - 2 * MARGIN - name_width) / columns - GAP)) // 16 * 16)
+    fig = new_figure(max(WIDTH, 2 * MARGIN + name_width + columns * (side + GAP)), len(rows) * (side + GAP), None)
     for r, row in enumerate(rows):
-        put_text(fig, MARGIN, r * (side + GAP) + side / 2, classes[r], names - 8, va="center")
+        put_text(fig, MARGIN, r * (side + GAP) + side / 2, classes[r], name_width - 8, va="center")
         for column, i in enumerate(row):
-            put_image(fig, images[i], MARGIN + names + column * (side + GAP), r * (side + GAP), side)
+            put_image(fig, images[i], MARGIN + name_width + column * (side + GAP), r * (side + GAP), side)
     return finish(fig, f"{columns} random images of each class", note, path)
 
 
@@ -212,9 +212,10 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     marks += [("minimum ÷ 10", found.lr_minimum, PINK, (0, (1, 1)))]
     # The leftmost mark has the highest label, so no line runs through another label; far right it is the other way.
     far = lrs[0] * (lrs[-1] / lrs[0]) ** 0.7
-    marks.sort(key=lambda mark: (mark[1] > far, mark[1] if mark[1] > far else -mark[1]))
+    marks.sort(key=lambda mark: mark[1] if mark[1] > far else -mark[1])
     for row, (name, rate, colour, line) in enumerate(marks):
-        top, away, side = 1.03 + 0.062 * row, *((-5, "right") if rate > far else (5, "left"))
+        top = 1.03 + 0.062 * row
+        away, side = (-5, "right") if rate > far else (5, "left")
         ax.plot([rate, rate], [0, top + 0.03], transform=ax.get_xaxis_transform(), clip_on=False, color=colour, ls=line)
         ax.plot(rate, np.interp(np.log(rate), np.log(lrs), smoothed), "o", ms=8, color=colour, mec="white")
         style = {"ha": side, "va": "center", "xycoords": ("data", "axes fraction")}
@@ -227,14 +228,13 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
 
 @styled
 def plot_one_cycle(lrs, betas, steps_per_epoch: int, *, note="", path=None) -> Figure:
-    """The one-cycle policy, step by step: learning rate and, unless betas is None, Adam's beta1."""
+    """The one-cycle policy, step by step: learning rate and Adam's beta1."""
     check_lengths(lrs=lrs, betas=betas)
     lrs, steps = np.asarray(lrs, dtype=float), np.arange(1, len(lrs) + 1)
-    peak, ratios = int(lrs.argmax()), [2] if betas is None else [2, 1]
-    fig = new_figure(WIDTH, 160 * sum(ratios))
-    axes = fig.subplots(len(ratios), sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    peak, fig = int(lrs.argmax()), new_figure(WIDTH, 480)
+    axes = fig.subplots(2, sharex=True, height_ratios=[2, 1])
     curves = (lrs, BLUE, "learning rate"), (betas, GREEN, "Adam's beta1")
-    for ax, (values, colour, name) in zip(axes, curves, strict=False):
+    for ax, (values, colour, name) in zip(axes, curves, strict=True):
         ax.plot(steps, values, color=colour, lw=3)
         ax.axvline(steps[peak], color=ORANGE, ls="--")
         ax.set_ylabel(name)
@@ -250,26 +250,23 @@ def plot_one_cycle(lrs, betas, steps_per_epoch: int, *, note="", path=None) -> F
     scale = (lambda step: step / steps_per_epoch, lambda epoch: epoch * steps_per_epoch)
     axes[0].secondary_xaxis("top", functions=scale).set_xlabel("epochs done")
     end = "to LRMIN, and no further" if lrs[-1] > 0.99 * lrs[0] else f"below LRMIN, to {short_rate(lrs[-1])}"
-    words = "" if betas is None else "Where the learning rate is high, OneCycleLR makes Adam's beta1 low"
+    words = "Where the learning rate is high, OneCycleLR makes Adam's beta1 low"
     return finish(fig, f"One cycle: up to LRMAX, down again {end}\n{words}", note, path)
 
 
 def smoothing_floor(label_smoothing: float, num_classes: int) -> float:
     """The entropy of a smoothed target, which no cross entropy (nats) can undercut: 0.5003 for 0.1 and 10 classes."""
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing is {label_smoothing}: give a number from 0 to 1.")
     other = label_smoothing / num_classes
     target = [1 - label_smoothing + other] + [other] * (num_classes - 1)
     return float(-sum(p * np.log(p) for p in target if p > 0))
 
 
 @styled
-def plot_loss_curves(history, *, target=90, reference=None, loss_floor=None, note="", path=None) -> Figure:
+def plot_loss_curves(history, *, target=90, loss_floor=None, note="", path=None) -> Figure:
     """Accuracy, loss and learning rate by epoch.
 
     history: dicts with epoch, train_loss, train_acc, test_loss, test_acc (%), lr. target: the accuracy to reach, or
-    None. reference: {"label": words, "history": the like}, test accuracy only, drawn faintly. loss_floor: the lowest
-    loss that label smoothing allows (`smoothing_floor`).
+    None. loss_floor: the lowest loss that label smoothing allows (`smoothing_floor`).
     """
     check_lengths(history=history)
     fig, epochs = new_figure(WIDTH, 720), [row["epoch"] for row in history]
@@ -279,9 +276,6 @@ def plot_loss_curves(history, *, target=90, reference=None, loss_floor=None, not
     for ax, key in zip(axes, ("acc", "loss"), strict=False):
         ax.plot(epochs, values[f"train_{key}"], "o--", color=BLUE, mfc="white", lw=2.5, ms=6, label="train")
         ax.plot(epochs, values[f"test_{key}"], "s-", color=ORANGE, lw=2.5, ms=6, label="test")
-    if reference:
-        x, y = zip(*[(row["epoch"], row["test_acc"]) for row in reference["history"]], strict=True)
-        axes[0].plot(x, y, color=GREY, alpha=0.55, lw=2, label=f"test, {shortened(reference['label'], 40)}")
     losses = np.concatenate([values["train_loss"], values["test_loss"]])
     finite = losses[np.isfinite(losses)] if np.isfinite(losses).any() else np.ones(1)
     top = max(min(finite.max(), 4 * np.median(finite)), 1.1 * (loss_floor or 0))  # what explodes leaves the frame

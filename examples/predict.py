@@ -1,4 +1,4 @@
-"""What does a trained network see in your own photos?
+"""Predict the class of your own photos.
 
     python examples/predict.py my-cat.jpg boat.png                              # with misc/s10_model.pt
     python examples/predict.py my-cat.jpg --weights runs/s10/s10_model.pt       # those of your run
@@ -42,7 +42,7 @@ def read_photos(paths):
     return np.array(images, np.uint8).reshape(-1, 32, 32, 3), [read_image(path, 160) for path in paths]
 
 
-def predict_images(model, images, mean, std, device="cpu"):
+def predict_images(model, images, mean, std):
     """Class probabilities (N, C) of (N, H, W, 3) uint8 images, for a network trained with these statistics."""
     import torch
 
@@ -50,7 +50,7 @@ def predict_images(model, images, mean, std, device="cpu"):
     from test import predict
 
     batch = dataset.normalise_images(images, mean, std), torch.zeros(len(images))  # the labels are not known
-    return predict(model, device, [batch])[0]
+    return predict(model, next(model.parameters()).device, [batch])[0]
 
 
 @ut.styled
@@ -106,7 +106,7 @@ def main(arguments=None):
 
         device = pick_device()
         model = models.load_weights(args.weights, len(classes)).to(device)
-        probabilities = predict_images(model, images, mean, std, device)
+        probabilities = predict_images(model, images, mean, std)
         for path, row in zip(args.photos, probabilities, strict=True):
             print(f"{path}: " + ", ".join(f"{classes[i]} {row[i]:.1%}" for i in row.argsort()[::-1][:5]))
         note = f"trained on {data}"

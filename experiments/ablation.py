@@ -1,7 +1,7 @@
-"""The ablation: what does each ingredient of the recipe buy?
+"""Measure what each ingredient of the recipe contributes to the accuracy.
 
-    python -m experiments.ablation --data ~/cifar10 --limit 12500 --seeds 2    # -> misc/ablation.json, .png
-    python -m experiments.ablation --data ~/cifar10 --limit 50000 --seeds 2 --rows recipe,strict,plain
+    python -m experiments.ablation --limit 12500 --seeds 2    # -> misc/ablation.json, .png
+    python -m experiments.ablation --limit 50000 --seeds 2 --rows recipe,strict,plain
 
 Every row is the recipe with one change (strict and 2023: with several), and takes LRMIN and LRMAX from the recipe's
 range test with the same seed, so that nothing else differs. Weight decay is scaled so that the sum of rate x decay over
@@ -9,8 +9,8 @@ the run is that of the recipe at full size. The test set is for reporting only: 
 """
 
 from experiments import paired
-from experiments.common import Row, finished, guarded, options, start
-from experiments.training import run_all
+from experiments.common import Row, guarded, options, start
+from experiments.training import run_and_draw
 
 ASSIGNMENT = dict(weight_decay=0.0, betas=[0.9, 0.999], label_smoothing=0.0, fc_scale=1.0)
 ORIGINAL = dict(
@@ -23,7 +23,7 @@ ROWS = [  # in order of worth
     Row("strict", "strict: plain Adam, PyTorch's defaults",
         "no decay, no label smoothing, betas 0.9 and 0.999, PyTorch's initialisation; rates by its own range test",
         ASSIGNMENT, rates="strict"),
-    Row("plain", "plain network", "without the two additions", dict(residual=False)),
+    Row("plain", "plain network", "without the two skip connections", dict(residual=False)),
     Row("constant", "constant rate", "the mean of the cycle's rates; beta1 stays 0.9", dict(schedule="constant")),
     Row("lr_half", "half of LRMAX", changes=dict(lr_factor=0.5)),
     Row("lr_double", "twice LRMAX", changes=dict(lr_factor=2.0)),
@@ -40,14 +40,7 @@ def main(arguments=None):
     parser = options("The ablation: what does each ingredient buy?", limit=12_500, seeds=2)
     study = start(parser, arguments, "ablation", ROWS)
 
-    def work():
-        failures = run_all(study)
-        rows = finished(study)
-        print(paired.table(rows))
-        paired.plot(rows, path=study.results.path.with_suffix(".png"))
-        return failures
-
-    guarded(work)
+    guarded(lambda: run_and_draw(study, paired.table, paired.plot))
 
 
 if __name__ == "__main__":

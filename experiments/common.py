@@ -18,8 +18,6 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 import dataset
 import train
 from experiments.networks import model_name
@@ -116,8 +114,7 @@ class Study:
 
     def __post_init__(self):
         self.device = st.pick_device()
-        self.precision, _ = st.choose_precision("auto", self.device)
-        self.dtype, self.tiny = getattr(torch, self.precision), self.settings.profile == "tiny"
+        self.tiny = self.settings.profile == "tiny"
         self.fingerprint = self.data.fingerprint
 
     def row(self, key):
@@ -144,6 +141,7 @@ class Study:
         config = st.run_config(self.data, self.settings, seed, self.recipe | row.changes, model_name(row.changes))
         checkpoint = Checkpoint(self.folder(row, seed), config, log=log)
         precision, _ = st.choose_precision("auto", self.device, checkpoint.before("precision"))
+        checkpoint.before("loader", "device")  # refuses a run that was begun with another one
         name = st.device_name(self.device)
         checkpoint.choices = dict(loader="device", precision=precision, device=name, world_size=1)
         return checkpoint
@@ -216,7 +214,7 @@ def guarded(work):
     try:
         failures = work()
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; the same command goes on after the last finished epoch")
+        print("stopped by Ctrl-C; the same command resumes after the last finished epoch")
         sys.exit(130)
     except (ValueError, OSError) as error:
         sys.exit(str(error))

@@ -1,7 +1,7 @@
 """Depth: the networks of He et al. for CIFAR-10, with 8, 20 and 44 layers, with and without skip connections.
 
-    python -m experiments.depth --data ~/cifar10                          # 5,000 images -> misc/depth.json, .png
-    python -m experiments.depth --data ~/cifar10 --depths 8,20,44,110     # deeper
+    python -m experiments.depth                          # 5,000 images -> misc/depth.json, .png
+    python -m experiments.depth --depths 8,20,44,110     # deeper
 
 Plain Adam under one cycle, 24 epochs, batches of 128, without decay and label smoothing, so that the training loss is
 the plain cross entropy. One rule for the rate: each network's own range test finds LRMIN and LRMAX; where a plain one

@@ -1,11 +1,12 @@
 """Gradient flow: the norm of the gradient in each convolution, at initialisation and after 50 steps.
 
-    python -m experiments.gradient_flow --data ~/cifar10      # -> misc/gradient_flow.json, misc/gradient_flow.png
+    python -m experiments.gradient_flow      # -> misc/gradient_flow.json, misc/gradient_flow.png
 
 The networks are ours and He et al.'s with 8, 20 and 44 layers, each with and without skip connections. Everything else
-is the same for all: batches of 32 augmented images, 50 steps of Adam at 1e-3, BatchNorm in training mode. Gradients are
-measured in float32; the steps between are taken in the precision of any run on this machine.
+is the same for all: batches of 32 augmented images, 50 steps of Adam at 1e-3 in float32, BatchNorm in training mode.
 """
+
+from itertools import chain, repeat
 
 import numpy as np
 import torch
@@ -55,35 +56,29 @@ def measure(study, row, seed):
         study.data.train, study.settings.batch_size, study.device, seed=seed, mean=study.data.mean, std=study.data.std
     )
     steps, count = (2, 1) if study.tiny else (STEPS, BATCHES)
-    batches = endless(loader)
+    batches = chain.from_iterable(repeat(loader))  # epoch after epoch
     measured = [next(batches) for _ in range(count)]  # the same ones before and after, and never trained on
     initial = gradient_norms(model, measured)
     optimizer = train.make_optimizer(model, study.recipe | {"weight_decay": 0.0})
     losses = []
     for _ in range(steps):
         images, labels = next(batches)
-        with torch.autocast(study.device.type, study.dtype, enabled=study.dtype != torch.float32):
-            loss = F.cross_entropy(model(images), labels)
+        loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     return dict(
         seeds=seed, initial=initial, trained=gradient_norms(model, measured), losses=losses,
-        devices=device_name(study.device), precisions=study.precision,
+        devices=device_name(study.device), precisions="float32",
     )  # fmt: skip
-
-
-def endless(loader):
-    """Batches of epoch after epoch; the last of an epoch, which may be smaller, is left out."""
-    while True:
-        yield from (batch for batch in loader if len(batch[1]) == loader.batch_size)
 
 
 def about(study, row):
     """What the seeds of a row have in common."""
     names = [name for name, _ in convolutions(make_model(row.changes))]
-    common = {key: study.about(row)[key] for key in ("key", "data", "fingerprint", "images", "batch_size", "changes")}
+    shared = study.about(row)
+    common = {key: shared[key] for key in ("key", "data", "fingerprint", "images", "batch_size", "changes")}
     return common | dict(layers=names, steps=2 if study.tiny else STEPS, lr=LR)
 
 
@@ -102,7 +97,8 @@ def plot(rows, *, note="", path=None):
         for ax, when in zip(axes[:, column], ("initial", "trained"), strict=True):
             for x, (ending, colour, line, _) in zip((0, 1), LOOKS, strict=True):
                 ratio = draw_norms(ax, found[key + ending][when], colour, line)
-                words, at, side = f"{ratio:.{int(ratio < 9.95)}f}", (0.46, 0.54)[x], ("right", "left")[x]
+                words = f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
+                at, side = (0.46, 0.54)[x], ("right", "left")[x]
                 ax.text(at, 1.03, words, transform=ax.transAxes, color=colour, weight="bold", size=12, ha=side)
             ax.set(yscale="log")
             ax.yaxis.set_major_formatter("{x:g}")

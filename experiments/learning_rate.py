@@ -1,6 +1,6 @@
 """Accuracy against the learning rate: one cycle with other peaks, and constant rates, beside what the range test finds.
 
-    python -m experiments.learning_rate --data ~/cifar10      # 12,500 images -> misc/learning_rate.json, .png
+    python -m experiments.learning_rate      # 12,500 images -> misc/learning_rate.json, .png
 
 One cycle has LRMAX x 1/4, 1/2, 1, 2, 4 of what the range test finds, a constant rate is 1/4, 1, 4 times the cycle's
 mean. The decay is scaled, so that the sum of rate x decay over the run is the same in every row. Runs that the ablation

@@ -79,8 +79,6 @@ def quantile(freedom):
 
 def table(rows, reference="recipe"):
     """The rows of one size as a table in Markdown: the reference first, the others by their difference to it."""
-    if not rows:
-        return "No row is finished yet."
     found = {one["key"]: one for one in differences(rows, reference)}
     place = {key: at for at, key in enumerate([reference, *found])}
     lines = [f"{note(rows[0])}, accuracy on {rows[0]['test_images']:,} images", ""]
@@ -99,7 +97,7 @@ def table(rows, reference="recipe"):
 
 
 def interval_words(found):
-    """What the intervals know of."""
+    """What the intervals cover."""
     if all(one["seed_noise"] for one in found):
         return "Intervals: 95 %, for other seeds and other test images."
     return "Intervals: 95 %, for other test images only; another seed may lie outside, since one seed has no spread."
@@ -114,11 +112,11 @@ def plot(rows, reference="recipe", title="Difference to the recipe in test accur
     fig = utils.new_figure(height_px=90 + 38 * len(found))
     ax = fig.subplots()
     for at, one in enumerate(found):
-        told = one["low"] > 0 or one["high"] < 0
-        colour = (utils.BLUE if one["difference"] > 0 else utils.ORANGE) if told else utils.GREY
+        significant = one["low"] > 0 or one["high"] < 0
+        colour = (utils.BLUE if one["difference"] > 0 else utils.ORANGE) if significant else utils.GREY
         reach = [[one["difference"] - one["low"]], [one["high"] - one["difference"]]]
-        ax.errorbar(one["difference"], at, xerr=reach, fmt="o" if told else "D", color=colour, ms=8, lw=3, capsize=5,
-                    mfc=colour if told else "white")  # fmt: skip
+        ax.errorbar(one["difference"], at, xerr=reach, fmt="o" if significant else "D", color=colour, ms=8, lw=3,
+                    capsize=5, mfc=colour if significant else "white")  # fmt: skip
     ax.axvline(0, color=utils.INK, lw=1.5)
     ax.set_yticks(range(len(found)), [one["name"] for one in found])
     ax.set(xlabel="percentage points (right: better than the recipe)", ylim=(len(found) - 0.5, -0.5))

@@ -1,6 +1,6 @@
 """Beside people: which test images would a person get wrong too, and which mistakes are the network's alone?
 
-    python -m experiments.people --data ~/cifar10     # -> misc/people.json, people.png, misclassified_images.png
+    python -m experiments.people     # -> misc/people.json, people.png, misclassified_images.png
 
 CIFAR-10H (Peterson et al. 2019, arXiv:1908.07086) asked about 51 people for each test image. It is downloaded to data/
 (or read from the address or path in CIFAR10H_URL); its licence is CC BY-NC-SA 4.0, so that only sums and figures made

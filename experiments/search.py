@@ -1,7 +1,7 @@
 """The search for a recipe: candidates compared on 5,000 training images held out; the test set is never looked at.
 
-    python -m experiments.search --data ~/cifar10 --limit 12500 --seeds 2      # -> misc/search.json, .png
-    python -m experiments.search --data ~/cifar10 --try '{"label_smoothing": 0.2}' --rows recipe
+    python -m experiments.search --limit 12500 --seeds 2      # -> misc/search.json, .png
+    python -m experiments.search --try '{"label_smoothing": 0.2}' --rows recipe
 
 Rates, decay and resuming are those of ablation.py. What its files call test images are here the images held out: the
 last 500 of each class.
@@ -9,15 +9,16 @@ last 500 of each class.
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 
 from dataset import ArrayDataset
 from experiments import paired
-from experiments.common import Row, finished, guarded, options, start
-from experiments.training import run_all
+from experiments.common import Row, guarded, options, start
+from experiments.training import run_and_draw
 
-KEYS = {"lr_factor", "lr_max", "weight_decay", "betas", "label_smoothing", "fc_scale", "transform", "schedule"}
+KEYS = {"lr_factor", "lr_max", "weight_decay", "betas", "label_smoothing", "fc_scale"}
 
 
 def candidate(changes):
@@ -66,19 +67,12 @@ def main(arguments=None):
         mine = [own(text) for text in args.own]
         if mine and args.rows:
             args.rows = ",".join([args.rows, *(row.key for row in mine)])
-        return CANDIDATES + mine
+        return list({row.key: row for row in CANDIDATES + mine}.values())  # one that is there already counts once
 
     study = start(parser, arguments, "search", rows, arrange=hold_out)
 
-    def work():
-        failures = run_all(study)
-        found = finished(study)
-        print(paired.table(found))
-        title = "Difference to the recipe on training images held out"
-        paired.plot(found, title=title, path=study.results.path.with_suffix(".png"))
-        return failures
-
-    guarded(work)
+    plot = partial(paired.plot, title="Difference to the recipe on training images held out")
+    guarded(lambda: run_and_draw(study, paired.table, plot))
 
 
 if __name__ == "__main__":

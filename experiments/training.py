@@ -114,14 +114,13 @@ def set_schedule(study, row, parts, rates):
         lr_max = factor * rates["lr_max"]
         lr_min = min(rates["lr_min"], lr_max)
         lrs, _ = train.cycle_curve(lr_max, steps, epochs, lr_min)
-        scheduler = partial(train.one_cycle, parts.optimizer, lr_max, steps, epochs, lr_min)
+        scheduler = train.one_cycle(parts.optimizer, lr_max, steps, epochs, lr_min)
     decay, shrinkage = parts.optimizer.param_groups[0]["weight_decay"], None
     if row.changes.get("optimizer") != "coupled":  # coupled L2 is no shrinkage: Adam divides by the gradient's size
         full, _ = train.cycle_curve(rates["lr_max"], 1, study.full_steps(), rates["lr_min"])
         decay = scaled_decay(decay, lrs, full)
         parts.optimizer.param_groups[0]["weight_decay"] = decay
         shrinkage = decay * sum(lrs)
-    scheduler = scheduler() if isinstance(scheduler, partial) else scheduler
     return scheduler, dict(lr_min=lr_min, lr_max=lr_max, weight_decay=decay, shrinkage=shrinkage)
 
 

@@ -19,7 +19,9 @@ from extras.files import free_name, write_atomically
 from extras.settings import lock_folder
 
 FORMAT = 2
-ADVICE = "use the settings it was made with, another output folder, or start over (--no-resume, resume = False)"
+ADVICE = (
+    "use the settings it was made with, another folder, or start over (--no-resume, resume = False, make RESUME=no)"
+)
 
 
 class CheckpointError(RuntimeError):

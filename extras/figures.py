@@ -85,6 +85,8 @@ def plot_gradcam(images, labels, predictions, maps_predicted, maps_true, classes
 
     labels, predictions: N class indices. maps_predicted, maps_true: (N, h, w) in [0, 1], see `extras.gradcam`.
     """
+    if len(images) == 0:
+        return ut.finish(ut.new_figure(ut.WIDTH, 40, None), "No misclassified images", note, path)
     together = {"images": images, "labels": labels, "predictions": predictions}
     ut.check_lengths(**together, maps_predicted=maps_predicted, maps_true=maps_true)
     ut.check_classes(classes, labels=labels, predictions=predictions)

@@ -61,7 +61,7 @@ def study(script=ablation, *more):
 
 
 @pytest.mark.parametrize("script, arguments, count", [
-    (ablation, [], 12), (search, ["--try", '{"label_smoothing": 0.2, "lr_factor": 2}'], 10),
+    (ablation, [], 12), (search, ["--try", '{"fc_scale": 2}', "--try", '{"fc_scale": 1.0}'], 10),
     (depth, ["--depths", "8,14"], 4), (learning_rate, [], 8),
 ])  # fmt: skip
 def test_every_training_script_runs_and_writes_its_rows(small, script, arguments, count, capsys):
