@@ -125,7 +125,7 @@ def test_a_numpy_number_or_a_path_is_refused_at_the_first_save(tmp_path, value):
 def test_another_configuration_is_refused_by_name_and_nothing_is_overwritten(tmp_path):
     epochs_saved(tmp_path, 2)
     before = files(tmp_path)
-    with pytest.raises(CheckpointError, match="another output folder, or start over .--no-resume") as error:
+    with pytest.raises(CheckpointError, match="another folder, or start over .--no-resume") as error:
         opened(tmp_path, CONFIG | dict(seed=7, fingerprint="ab12"))
     assert "seed is 0 there and 7 here; fingerprint is None there and 'ab12' here" in str(error.value)
     assert files(tmp_path) == before

@@ -107,13 +107,13 @@ def test_a_loader_or_a_precision_that_is_asked_for_must_be_the_run_s_and_auto_ke
 
 
 @pytest.mark.parametrize("phase", ["range", "train", "test"])
-def test_ctrl_c_exits_130_with_a_sentence_and_the_same_command_goes_on(tmp_path, phase):
+def test_ctrl_c_exits_130_with_a_sentence_and_the_same_command_resumes(tmp_path, phase):
     """From a terminal the signal goes to the whole group, the workers included; nobody prints a traceback."""
     out, log, again = tmp_path / "run", tmp_path / "cut.txt", tmp_path / "again.txt"
     arguments = [*SMALL[:-1], "torchvision", "--workers", 2 if phase == "train" else 0, "--out", out]
     assert finish(arguments, log, stop=(phase, 5 if phase == "range" else 2, signal.SIGINT)) == 130, log.read_text()
     words = log.read_text()
-    assert "Traceback" not in words and "main.py: stopped by Ctrl-C; the same command goes on" in words
+    assert "Traceback" not in words and "main.py: stopped by Ctrl-C; the same command resumes" in words
     epoch = dict(range=0, train=1, test=2)[phase]
     assert (f"interrupted in epoch {epoch}, which is lost; the epochs before are kept" in words) == (epoch > 0)
     assert finish(arguments, again) == 0
