@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 PEAK = 5 / 24  # LRMAX is reached at the end of epoch 5 of 24
-RECIPE = dict(optimizer="Adam", weight_decay=0.25, betas=[0.9, 0.99], label_smoothing=0.1)
+RECIPE = dict(optimizer="Adam", weight_decay=0.25, betas=[0.9, 0.99], label_smoothing=0.2)
 
 
 class TrainingDiverged(ArithmeticError):

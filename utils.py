@@ -255,9 +255,8 @@ def plot_one_cycle(lrs, betas, steps_per_epoch: int, *, note="", path=None) -> F
 
 
 def smoothing_floor(label_smoothing: float, num_classes: int) -> float:
-    """The entropy of a smoothed target, which no cross entropy (nats) can undercut: 0.5003 for 0.1 and 10 classes."""
-    other = label_smoothing / num_classes
-    target = [1 - label_smoothing + other] + [other] * (num_classes - 1)
+    """The entropy of a smoothed target, which no cross entropy (nats) can undercut: 0.8669 for 0.2 and 10 classes."""
+    target = (1 - label_smoothing) * np.eye(num_classes)[0] + label_smoothing / num_classes
     return float(-sum(p * np.log(p) for p in target if p > 0))
 
 

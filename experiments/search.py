@@ -1,7 +1,7 @@
 """The search for a recipe: candidates compared on 5,000 training images held out; the test set is never looked at.
 
     python -m experiments.search --limit 12500 --seeds 2      # -> misc/search.json, .png
-    python -m experiments.search --try '{"label_smoothing": 0.2}' --rows recipe
+    python -m experiments.search --try '{"label_smoothing": 0.3}' --rows recipe
 
 Rates, decay and resuming are those of ablation.py. What its files call test images are here the images held out: the
 last 500 of each class.
@@ -22,7 +22,7 @@ KEYS = {"lr_factor", "lr_max", "weight_decay", "betas", "label_smoothing", "fc_s
 
 
 def candidate(changes):
-    """A row that is named by what it changes: "label_smoothing 0.2"."""
+    """A row that is named by what it changes: "label_smoothing 0.1"."""
     words = ", ".join(f"{name} {value}" for name, value in changes.items())
     key = "-".join(words.split()).translate({ord(mark): None for mark in "[],'"})
     return Row(key, words, changes=changes)
@@ -32,7 +32,7 @@ CANDIDATES = [
     Row("recipe", "the recipe as it is"),
     *(candidate(dict(lr_factor=value)) for value in (0.5, 2.0)),
     *(candidate(dict(weight_decay=value)) for value in (0.1, 0.5)),
-    *(candidate(dict(label_smoothing=value)) for value in (0.0, 0.2)),
+    *(candidate(dict(label_smoothing=value)) for value in (0.0, 0.1)),
     candidate(dict(betas=[0.9, 0.999])),
     candidate(dict(fc_scale=1.0)),
 ]
@@ -43,7 +43,7 @@ def own(text):
     try:
         changes = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f'{text!r} is no JSON object ({error}): write one like {{"label_smoothing": 0.2}}') from None
+        raise ValueError(f'{text!r} is no JSON object ({error}): write one like {{"label_smoothing": 0.3}}') from None
     if not isinstance(changes, dict) or not changes or not changes.keys() <= KEYS:
         raise ValueError(f"{text!r} is no change of the recipe: give some of {', '.join(sorted(KEYS))}")
     return candidate(changes)

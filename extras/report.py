@@ -50,8 +50,7 @@ def to_json(numbers):
 
 def provenance(numbers):
     """Where a figure's numbers come from, in a line."""
-    n = numbers
-    return f"{n['data']}: {n['images']:,} training images, {n['epochs']} epochs, seed {n['seed']}"
+    return "{data}: {images:,} training images, {epochs} epochs, seed {seed}".format_map(numbers)
 
 
 def result(numbers):
@@ -68,10 +67,8 @@ def result(numbers):
 
 def epoch_table(history, last=5):
     """The last few epochs as a table in Markdown."""
-    lines = [
-        "| epoch | train loss | train accuracy | test loss | test accuracy | learning rate | time |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    lines = ["| epoch | train loss | train accuracy | test loss | test accuracy | learning rate | time |"]
+    lines += ["| ---: " * 7 + "|"]
     lines += [
         f"| {row['epoch']} | {row['train_loss']:.4f} | {row['train_acc']:.2f} % | {row['test_loss']:.4f} "
         f"| {row['test_acc']:.2f} % | {row['lr']:.2e} | {row['seconds']:.1f} s |"

@@ -57,7 +57,7 @@ def test_results_and_weights_are_those_of_the_run(whole):
     assert [row["epoch"] for row in numbers["history"]] == [1, 2, 3] and numbers["world_size"] == 1
     assert numbers["history"][-1]["lr"] == pytest.approx(numbers["lr_min"], rel=1e-9)
     assert numbers["lr_min"] < max(row["lr"] for row in numbers["history"]) <= numbers["lr_max"]
-    assert numbers["precision"] in ("float32", "bfloat16") and numbers["recipe"]["label_smoothing"] == 0.1
+    assert numbers["precision"] in ("float32", "bfloat16") and numbers["recipe"]["label_smoothing"] == 0.2
     model.load_state_dict(weights(whole[0]))
     assert sum(p.numel() for p in model.parameters()) == numbers["parameters"]
     assert all(value.isfinite().all() for value in weights(whole[0]).values())
