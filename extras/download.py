@@ -157,22 +157,22 @@ def download(archive):
     if own and "://" not in own:  # a path
         own = Path(own).expanduser().absolute().as_uri()
     part = archive.with_name(archive.name + ".part")
-    slow, reasons = [], {}
-    for leave_if_slow, urls in ((True, [own, *MIRRORS, URL]), (False, slow)):  # in the end, slow is better than nothing
-        for url in filter(None, urls):
-            public = re.sub(r"//[^/@]*@", "//", url.partition("?")[0])  # without what may be secret: password and query
-            print(f"CIFAR-10: trying {public} …")
-            try:
-                receive(url, part, leave_if_slow)
-                print("CIFAR-10: downloaded, md5 is right")
-                set_aside(archive)
-                part.rename(archive)
-                return
-            except SourceError as error:
-                print(f"CIFAR-10: left it: {error}")
-                reasons[url] = f"\n  {public}: {error}"
-                if isinstance(error, TooSlow):
-                    slow.append(url)
+    untried, slow, reasons = [url for url in (own, *MIRRORS, URL) if url], [], {}
+    while untried or slow:  # in the end, slow is better than nothing
+        url = (untried or slow).pop(0)
+        public = re.sub(r"//[^/@]*@", "//", url.partition("?")[0])  # without what may be secret: password and query
+        print(f"CIFAR-10: trying {public} …")
+        try:
+            receive(url, part, leave_if_slow=bool(untried))
+            print("CIFAR-10: downloaded, md5 is right")
+            set_aside(archive)
+            part.rename(archive)
+            return
+        except SourceError as error:
+            print(f"CIFAR-10: left it: {error}")
+            reasons[url] = f"\n  {public}: {error}"
+            if isinstance(error, TooSlow):
+                slow.append(url)
     tried = "".join(reasons.values())
     raise DownloadError(
         f"CIFAR-10 could not be downloaded. Tried:{tried}{CERTIFICATES if 'CERTIFICATE_VERIFY_FAILED' in tried else ''}"
