@@ -100,7 +100,7 @@ def interval_words(found):
     """What the intervals cover."""
     if all(one["seed_noise"] for one in found):
         return "Intervals: 95 %, for other seeds and other test images."
-    return "Intervals: 95 %, for other test images only; another seed may lie outside, since one seed has no spread."
+    return "Intervals: 95 %, for other test images only; another seed may lie outside."
 
 
 @utils.styled
