@@ -70,7 +70,7 @@ class CustomResNet(nn.Module):
 
         x = self.layer1(x)  # (N, 128, 16, 16)
         r1 = self.resblock1(x)
-        x = x + r1 if self.residual else r1  # the skip connection: the gradient reaches x unchanged
+        x = x + r1 if self.residual else r1  # the skip connection: past the block, the gradient reaches x unchanged
 
         x = self.layer2(x)  # (N, 256, 8, 8)
 

@@ -3,9 +3,9 @@
     python -m experiments.depth                          # 5,000 images -> misc/depth.json, .png
     python -m experiments.depth --depths 8,20,44,110     # deeper
 
-Plain Adam under one cycle, 24 epochs, batches of 128, without decay and label smoothing, so that the training loss is
-the plain cross entropy. One rule for the rate: each network's own range test finds LRMIN and LRMAX; where a plain one
-does not learn in it, it takes those of the network with skip connections. The block is He et al.'s, see networks.py.
+Adam (beta2 0.99) under one cycle, 24 epochs, batches of 128, without decay and label smoothing, so that the training
+loss is the plain cross entropy. One rule for the rate: each network's own range test finds LRMIN and LRMAX; where a
+plain one does not learn in it, it takes those of the network with skips. The block is He et al.'s, see networks.py.
 """
 
 import numpy as np
