@@ -110,8 +110,6 @@ class CifarDataset(ArrayDataset):
         from extras import download as files
 
         folder = files.fetch_cifar10(root) if download else Path(root).expanduser() / files.FOLDER
-        if not download and not files.is_right(folder):
-            raise RuntimeError(f"{folder} is missing or damaged: use download=True, or give the right root")
         super().__init__(*files.read_batches(folder, train), CLASSES, transform)
 
 
@@ -325,7 +323,7 @@ class DeviceLoader:
 
 
 def is_distributed():
-    return dist.is_available() and dist.is_initialized()
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def choose_loader(loader, device):
@@ -364,7 +362,7 @@ def loaders(
         common = dict(device=device, seed=seed, mean=data.mean, std=data.std, dtype=dtype)
         train_loader = DeviceLoader(data.train, batch_size, **common)
         return train_loader, DeviceLoader(data.test, TEST_BATCH, train=False, **common)
-    if is_distributed() and dist.get_world_size() > 1:
+    if is_distributed():
         raise ValueError(f'loader is {loader!r}: several processes need "device"; without torchrun it goes on')
     make = tf.albumentations_transforms if loader == "albumentations" else tf.torchvision_transforms
     for_train, for_test = make(data.mean, data.std, data.train.data.shape[1])

@@ -58,15 +58,14 @@ def run(args):
     import test
     import train
     from extras.checkpoint import Checkpoint
-    from extras.distributed import rank, rank0_first, run_on_rank0, world_size, wrap
+    from extras.distributed import rank, run_on_rank0, world_size, wrap
     from extras.lr_finder import find_lr
 
     log = print if rank() == 0 else lambda *_: None
     st.set_deterministic(args.deterministic)
     device, settings = args.device, args.settings
     log(settings.describe())
-    with rank0_first():
-        data = dataset.load(args.data, log=log).limited(settings.limit)
+    data = run_on_rank0(lambda: dataset.load(args.data, log=log).limited(settings.limit))  # the same images for all
     log(data.describe())
 
     # a run that goes on keeps its loader and its precision; rank 0 alone has the checkpoint
@@ -128,9 +127,10 @@ def finish(checkpoint, data, parts, found, history, device, dtype, about):
         data, history, found, test.confusion_matrix(probabilities, labels), **about,
         parameters=models.count_parameters(parts.model),
     )  # fmt: skip
+    print(f"final test accuracy {numbers['final_test_acc']:.2f} % on {data.name}")
+    write_atomically(out / "results.json", report.to_json(numbers))  # the smaller file first: the disk may be full
     write_atomically(out / "s10_model.pt", to_bytes(parts.model.cpu().state_dict()))
-    write_atomically(out / "results.json", report.to_json(numbers))
-    print(f"final test accuracy {numbers['final_test_acc']:.2f} % on {data.name}; weights and results are in {out}")
+    print(f"weights and results are in {out}")
     draw(out, data, found, numbers, probabilities, labels)
 
 
@@ -162,11 +162,11 @@ def draw(out, data, found, numbers, probabilities, labels):
 def evaluate(args):
     """Print the accuracy of trained weights on the test images; nothing is trained."""
     import torch
-    from torch.nn import functional as F
 
     import dataset
     import models
     import test
+    import train
 
     data = dataset.load("cifar10" if args.data == "auto" else args.data)  # these weights know no drawings
     print(data.describe())
@@ -177,7 +177,7 @@ def evaluate(args):
     loader = dataset.DeviceLoader(
         data.test, dataset.TEST_BATCH, args.device, train=False, mean=data.mean, std=data.std, dtype=dtype
     )
-    loss, accuracy = test.test(model, args.device, loader, F.cross_entropy, dtype=dtype)
+    loss, accuracy = test.test(model, args.device, loader, train.make_criterion(), dtype=dtype)  # results.json's loss
     print(f"{args.evaluate}: test accuracy {accuracy:.2f} %, loss {loss:.4f}, {len(data.test):,} images of {data.name}")
 
 
@@ -204,9 +204,9 @@ def parse(arguments):
     add("--deterministic", action="store_true", help="the same to the last bit on CUDA too; slower")
     args = parser.parse_args(arguments)
     try:
-        if args.data not in ("auto", "cifar10", "sample") and not Path(args.data).expanduser().is_dir():
+        if args.data not in ("auto", "cifar10", "sample") and not (args.data and Path(args.data).expanduser().is_dir()):
             raise ValueError(f"data is {args.data!r}: give auto, cifar10, sample, or a folder that exists")
-        if args.evaluate and not Path(args.evaluate).is_file():
+        if args.evaluate is not None and not Path(args.evaluate).is_file():
             raise ValueError(f"weights are {args.evaluate!r}: give a file that exists, such as runs/s10/s10_model.pt")
         st.check_int("seed", args.seed, 0), st.check_int("workers", args.workers, 0)
         given = dict(epochs=args.epochs, batch_size=args.batch_size, limit=args.limit)
@@ -214,7 +214,7 @@ def parse(arguments):
         args.device = st.pick_device()
         args.settings = st.choose(args.profile, args.device, **given)
         st.choose_precision(args.precision, args.device)
-        if not args.evaluate and int(os.environ.get("RANK", 0)) == 0:
+        if args.evaluate is None and int(os.environ.get("RANK", 0)) == 0:
             args.lock = st.lock_folder(args.out)  # held from here on
     except ValueError as error:
         parser.error(str(error))
@@ -230,7 +230,7 @@ def main(arguments=None):
         from extras.distributed import process_group
 
         with process_group():
-            evaluate(args) if args.evaluate else run(args)
+            run(args) if args.evaluate is None else evaluate(args)
     except KeyboardInterrupt:
         print(f"{who}: stopped by Ctrl-C; the same command resumes after the last finished epoch (without --no-resume)")
         sys.exit(130)

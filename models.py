@@ -60,8 +60,8 @@ class CustomResNet(nn.Module):
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(512, num_classes, bias=False)
         self.softmax = nn.LogSoftmax(dim=1)
-        # The largest of 16 values is large, so the first logits would be far too confident: a loss of 4.3 instead of
-        # ln 10 = 2.3. Scaling them by 1/8 (Page 2018, cifar10-fast) lets learning begin at once.
+        # MaxPool takes the largest of 4x4 values, so the first logits would be far too confident: a loss of 4.3 instead
+        # of ln 10 = 2.3. Scaling them by 1/8 (Page 2018, cifar10-fast) lets learning begin at once.
         with torch.no_grad():
             self.fc.weight.mul_(1 / 8)
 

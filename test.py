@@ -36,7 +36,7 @@ def test(model, device, test_loader, criterion, *, dtype=torch.float32):
             output = model(images)
             loss = criterion(output, labels)
         correct = (output.argmax(dim=1) == labels).sum()
-        sums += torch.stack([loss * len(labels), correct, torch.tensor(len(labels), device=device)])
+        sums += torch.stack([loss.float() * len(labels), correct, torch.full_like(correct, len(labels))])
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(sums)
     loss, correct, count = sums.tolist()
@@ -70,7 +70,7 @@ def predict(model, device, loader, *, dtype=torch.float32):
 
 
 def to_device(images, labels, device):
-    """A batch on the device, images channels last; without waiting on CUDA alone (see train.py)."""
+    """A batch on the device, images channels last; only on CUDA does the copy run in the background (see train.py)."""
     layout = torch.channels_last if images.ndim == 4 else torch.preserve_format
     on_cuda = device.type == "cuda"
     images = images.to(device, non_blocking=on_cuda, memory_format=layout)

@@ -91,16 +91,6 @@ def run_on_rank0(work):
     return broadcast(work() if rank() == 0 else None)
 
 
-@contextlib.contextmanager
-def rank0_first():
-    """The body runs on rank 0, then on the others: they find on the disk what rank 0 has downloaded."""
-    if rank() > 0:
-        broadcast()
-    yield
-    if rank() == 0:
-        broadcast()
-
-
 def start_together(history, parts):
     """Give every process the history of rank 0 and the state of its parts (see `train.fit`); returns the history."""
     history, states = broadcast((history, {name: part.state_dict() for name, part in parts.items()}))

@@ -106,7 +106,7 @@ def read_batches(folder, train):
         if name.startswith("data_batch" if train else "test_batch"):
             path = Path(folder) / name
             if not has_md5(path, FILES[name]):  # a pickle can run any code: only the official ones are read
-                raise DownloadError(f"{path} is missing or damaged: download CIFAR-10 again")
+                raise DownloadError(f"{path} is missing or damaged: use download=True, or give the right root")
             batch = pickle.loads(path.read_bytes(), encoding="latin1")  # written by Python 2
             images.append(batch["data"])
             labels += batch["labels"]

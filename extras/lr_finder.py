@@ -10,6 +10,7 @@ rule reads both rates.
 import contextlib
 import copy
 import random
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, dtyp
     with warnings.catch_warnings():  # it asks for tqdm's widget, which GitHub cannot show
         warnings.simplefilter("ignore")
         import torch_lr_finder.lr_finder as library
-    library.tqdm = partial(tqdm, desc="LR range test", leave=False, disable=None)
+    watched = sys.stdout.isatty() or "ipykernel" in sys.modules  # as in train.progress_bar
+    library.tqdm = partial(tqdm, desc="LR range test", file=sys.stdout, leave=False, disable=not watched, ncols=80)
 
     model, optimizer = copy.deepcopy((model, optimizer))  # together: the optimizer's copy must hold the model's copy
     for group in optimizer.param_groups:

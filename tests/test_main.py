@@ -143,7 +143,7 @@ def test_a_full_disk_does_not_stop_the_training_and_the_same_command_finishes(tm
     words = log.read_text()
     assert words.count("checkpoint.pt could not be written") == 4  # at the beginning, and after each of three epochs
     assert words.count("train loss") == 3 and "main.py: [Errno 27] File too large" in words and "Traceback" not in words
-    assert [path.name for path in out.iterdir() if path.name != ".lock"] == ["checkpoint.pt"]
+    assert {path.name for path in out.iterdir()} == {".lock", "checkpoint.pt", "results.json"}
     assert finish([*SMALL, "--out", out], again) == 0  # there is room again
     assert "resumed after the LR range test" in again.read_text() and len(results(out)["history"]) == 3
 
@@ -162,7 +162,7 @@ def test_a_full_disk_does_not_stop_the_training_and_the_same_command_finishes(tm
         (["--loader", "fast"], "invalid choice: 'fast' (choose from"),
         (["--precision", "float16"], "precision is 'float16' on a CPU"),
         (["--data", "cifar99"], "data is 'cifar99': give auto, cifar10, sample, or a folder that exists"),
-        (["--evaluate", "w.pt"], "weights are 'w.pt': give a file that exists"),
+        *((["--evaluate", name], f"weights are {name!r}: give a file that exists") for name in ("w.pt", "")),
         (["--out", "file"], "the folder file cannot be written"),
     ],
 )

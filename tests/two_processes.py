@@ -66,9 +66,7 @@ def main(out):
         found["tested"] = test(model, "cpu", test_loader, criterion)
         found["own share"] = predict(model, "cpu", test_loader)[1].tolist()
         found["whole"] = distributed.run_on_rank0(lambda: predict(model, "cpu", test_loader.whole())[1].tolist())
-        with distributed.rank0_first():  # the others find what rank 0 has left
-            found["found"] = (out / "made by rank 0").exists()
-            (out / "made by rank 0").touch()
+        found["data"] = distributed.run_on_rank0(lambda: images(n=20 + distributed.rank())).fingerprint
         torch.save(found | dict(model=model.state_dict()), out / f"{found['rank']}.pt")
 
 
