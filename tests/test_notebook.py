@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from html import escape
 from pathlib import Path
 
@@ -135,10 +136,8 @@ def test_parameters_arrive_as_they_are_meant(name, given, meant):
 
 def test_make_run_passes_its_words_on():
     words = ["DATA=2024", "OUT=my runs", "RESUME=no", "BATCH_SIZE=64"]
-    done = subprocess.run(
-        ["make", "--no-print-directory", "-n", "run", "PY=python", *words], cwd=ROOT, capture_output=True, text=True
-    )
-    command = done.stdout.splitlines()[-1]
+    make = ["make", "--no-print-directory", "-n", "run", "PY=python", *words]
+    command = subprocess.check_output(make, cwd=ROOT, text=True).splitlines()[-1]
     for part in ('-p data "2024"', '-p out "my runs"', "-p resume False", '-p batch_size "64"'):
         assert part in command
 
@@ -159,6 +158,7 @@ def test_a_run_that_is_stopped_keeps_what_there_is_and_says_a_sentence(how, tmp_
     run = start(tmp_path / "made.ipynb", tmp_path / "out", {})
     if how == "interrupted":
         assert run.stdout.readline() == "epoch 1\n"
+        time.sleep(0.5)  # while it sends its message, the kernel itself would log the interrupt
         run.send_signal(signal.SIGINT)
     printed, errors = run.communicate(timeout=600)
     assert run.returncode == 1 and "Traceback" not in printed + errors
