@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 PEAK = 5 / 24  # LRMAX is reached at the end of epoch 5 of 24
 # Decoupled decay: each step multiplies the weights by 1 - lr * 0.25, which is 0.999 at LRMAX; 0.25 is no typo for 5e-4.
-# beta1 0.9 holds in the range test only: one_cycle moves it from 0.95 to 0.85 and back.
+# beta1 0.9 holds without a cycle: one_cycle moves it from 0.95 to 0.85 and back.
 RECIPE = dict(optimizer="Adam", weight_decay=0.25, betas=[0.9, 0.99], label_smoothing=0.2)
 
 

@@ -21,7 +21,7 @@ ORIGINAL = dict(
 ROWS = [  # in order of worth
     Row("recipe", "the recipe"),
     Row("strict", "strict: plain Adam, PyTorch's defaults",
-        "no decay, no label smoothing, betas 0.9 and 0.999, PyTorch's initialisation; rates by its own range test",
+        "no decay, no label smoothing, beta2 0.999, PyTorch's initialisation; rates by its own range test",
         ASSIGNMENT, rates="strict"),
     Row("plain", "plain network", "without the two skip connections", dict(residual=False)),
     Row("constant", "constant rate", "the mean of the cycle's rates; beta1 stays 0.9", dict(schedule="constant")),
