@@ -2,9 +2,9 @@
 
     python -m experiments.learning_rate      # 12,500 images -> misc/learning_rate.json, .png
 
-One cycle has LRMAX x 1/4, 1/2, 1, 2, 4 of what the range test finds, a constant rate is 1/16, 1/4, 1, 4 times the
-cycle's mean. The decay is scaled, so that the sum of rate x decay over the run is the same in every row. Runs that the
-ablation has finished on as many images are taken over.
+One cycle has LRMAX x 1/8, 1/4, 1/2, 1, 2, 4 of what the range test finds, a constant rate is 1/16, 1/4, 1, 4 times
+the cycle's mean. The decay is scaled, so that the sum of rate x decay over the run is the same in every row. Runs that
+the ablation has finished on as many images are taken over.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ import utils
 from experiments.common import Results, Row, guarded, note, options, start
 from experiments.training import run_and_draw
 
-PEAKS, CONSTANTS = (1, 0.25, 4, 0.5, 2), (1, 0.25, 4, 0.0625)  # the telling ones first
+PEAKS, CONSTANTS = (1, 0.25, 4, 0.5, 2, 0.125), (1, 0.25, 4, 0.0625)  # the telling ones first
 MARKS = dict(lr_min="LRMIN", lr_steepest="steepest descent", lr_minimum="minimum ÷ 10", lr_max="LRMAX")
 
 KEYS = {1: "recipe", 0.5: "lr_half", 2: "lr_double"}  # as in ablation.py, so that its runs count here too

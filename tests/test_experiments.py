@@ -62,7 +62,7 @@ def study(script=ablation, *more):
 
 @pytest.mark.parametrize("script, arguments, count", [
     (ablation, [], 12), (search, ["--try", '{"fc_scale": 2}', "--try", '{"fc_scale": 1.0}'], 10),
-    (depth, ["--depths", "8,14"], 4), (learning_rate, [], 9),
+    (depth, ["--depths", "8,14"], 4), (learning_rate, [], 10),
 ])  # fmt: skip
 def test_every_training_script_runs_and_writes_its_rows(small, script, arguments, count, capsys):
     name = script.__name__.split(".")[-1]
