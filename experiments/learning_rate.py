@@ -2,9 +2,9 @@
 
     python -m experiments.learning_rate      # 12,500 images -> misc/learning_rate.json, .png
 
-One cycle has LRMAX x 1/8, 1/4, 1/2, 1, 2, 4 of what the range test finds, a constant rate is 1/16, 1/4, 1, 4 times
-the cycle's mean. The decay is scaled, so that the sum of rate x decay over the run is the same in every row. Runs that
-the ablation has finished on as many images are taken over.
+One cycle peaks at PEAKS times the LRMAX that the range test finds, a constant rate is CONSTANTS times the cycle's mean.
+The decay is scaled, so that the sum of rate x decay over the run is the same in every row. Runs that the ablation has
+finished on as many images are taken over.
 """
 
 import numpy as np
