@@ -1,13 +1,16 @@
-"""The assignment's augmentation: pad 4 and crop 32 at random -> flip left-right -> cut out one 8x8 hole -> normalise.
+"""The assignment's augmentation: pad 4 and crop 32 at random -> flip left-right -> cut out one 8x8
+hole -> normalise.
 
-It is written three times from the same constants, and tests show that all three draw from one distribution:
+It is written three times from the same constants, and tests show that all three draw from one
+distribution:
 
     train_transforms(image=image)["image"]      albumentations, as the assignment asks
     torchvision_train_transforms(image)         torchvision
-    augment(windows, draws, scale, shift)       whole batches on the device, used by `dataset.DeviceLoader`
+    augment(windows, draws, scale, shift)       whole batches on the device, used by
+    `dataset.DeviceLoader`
 
-An image is (height, width, 3) uint8; a transformed one is a normalised float32 tensor (3, height, width). Padding and
-hole have the data's mean colour, which is zero once normalised.
+An image is (height, width, 3) uint8; a transformed one is a normalised float32 tensor (3, height,
+width). Padding and hole have the data's mean colour, which is zero once normalised.
 """
 
 import functools
@@ -25,30 +28,44 @@ HOLE = 8  # side of the hole of Cutout (DeVries and Taylor 2017, arXiv:1708.0455
 
 def albumentations_transforms(mean=MEAN, std=STD, size=SIZE):
     """The training and the test transform in albumentations: `transform(image=image)["image"]`."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the network for a newer version at import
+    os.environ.setdefault(
+        "NO_ALBUMENTATIONS_UPDATE", "1"
+    )  # or it asks the network for a newer version at import
     import albumentations as A
     from albumentations.pytorch import ToTensorV2
 
     fill = mean_colour(mean)
     steps = [
-        A.PadIfNeeded(size + 2 * PADDING, size + 2 * PADDING, border_mode=0, fill=fill),  # 0: cv2.BORDER_CONSTANT
+        A.PadIfNeeded(
+            size + 2 * PADDING, size + 2 * PADDING, border_mode=0, fill=fill
+        ),  # 0: cv2.BORDER_CONSTANT
         A.RandomCrop(size, size),
         A.HorizontalFlip(p=0.5),
         A.CoarseDropout(
-            num_holes_range=(1, 1), hole_height_range=(HOLE, HOLE), hole_width_range=(HOLE, HOLE), fill=fill, p=1
+            num_holes_range=(1, 1),
+            hole_height_range=(HOLE, HOLE),
+            hole_width_range=(HOLE, HOLE),
+            fill=fill,
+            p=1,
         ),
     ]
     normalise = [A.Normalize(mean, std), ToTensorV2()]
-    # strict: a misspelt argument is an error; without it, albumentations 2 only warns and does something else
+    # strict: a misspelt argument is an error; without it, albumentations 2 only warns and does
+    # something else
     return A.Compose(steps + normalise, strict=True), A.Compose(normalise, strict=True)
 
 
 def torchvision_transforms(mean=MEAN, std=STD, size=SIZE):
-    """The same two transforms in torchvision: `transform(image)`, for a PIL image or a (H, W, 3) uint8 array."""
+    """The same two transforms in torchvision: `transform(image)`, for a PIL image or a (H, W, 3)
+    uint8 array.
+    """
     from torchvision import transforms as T
 
     hole = (HOLE / size) ** 2  # RandomErasing takes the hole's area as a fraction of the image's
-    steps = [T.RandomCrop(size, padding=PADDING, fill=mean_colour(mean)), T.RandomHorizontalFlip(p=0.5)]
+    steps = [
+        T.RandomCrop(size, padding=PADDING, fill=mean_colour(mean)),
+        T.RandomHorizontalFlip(p=0.5),
+    ]
     normalise = [T.ToTensor(), T.Normalize(mean, std)]
     erase = [T.RandomErasing(p=1, scale=(hole, hole), ratio=(1, 1), value=0)]
     return T.Compose([T.Lambda(to_pil), *steps, *normalise, *erase]), T.Compose(normalise)
@@ -68,7 +85,9 @@ def mean_colour(mean):
 
 @functools.cache
 def __getattr__(name):
-    """Make CIFAR-10's transforms when they are first asked for: importing both libraries takes seconds."""
+    """Make CIFAR-10's transforms when they are first asked for: importing both libraries takes
+    seconds.
+    """
     if name in ("train_transforms", "test_transforms"):
         train, test = albumentations_transforms()
     elif name in ("torchvision_train_transforms", "torchvision_test_transforms"):
@@ -103,17 +122,20 @@ def draw_epoch(n, generator, size=SIZE):
 def crop_windows(images, mean=MEAN):
     """Every crop of every image and of its mirror image, as a view that copies nothing.
 
-    The images are padded once; `unfold` then slides a window over rows and columns. A window's row is a run of
-    neighbouring bytes, so that taking out a crop means a few fast copies.
+    The images are padded once; `unfold` then slides a window over rows and columns. A window's row
+    is a run of neighbouring bytes, so that taking out a crop means a few fast copies.
 
     Args:
         images: (N, size, size, 3) uint8 tensor.
 
     Returns:
-        (2, N, 2 * PADDING + 1, 2 * PADDING + 1, size, size * 3) uint8: index it with [flip, image, row, column].
+        (2, N, 2 * PADDING + 1, 2 * PADDING + 1, size, size * 3) uint8: index it with [flip, image,
+        row, column].
     """
     n, size = images.shape[:2]
-    padded = torch.empty(2, n, size + 2 * PADDING, size + 2 * PADDING, 3, dtype=torch.uint8, device=images.device)
+    padded = torch.empty(
+        2, n, size + 2 * PADDING, size + 2 * PADDING, 3, dtype=torch.uint8, device=images.device
+    )
     padded[:] = torch.tensor(mean_colour(mean), dtype=torch.uint8, device=images.device)
     inside = slice(PADDING, PADDING + size)
     padded[0, :, inside, inside] = images
@@ -122,7 +144,8 @@ def crop_windows(images, mean=MEAN):
 
 
 def augment(windows, draws, scale, shift):
-    """Crop, flip, normalise and cut out a whole batch: (B, 3, size, size) in channels-last memory format.
+    """Crop, flip, normalise and cut out a whole batch: (B, 3, size, size) in channels-last memory
+    format.
 
     Args:
         windows: from `crop_windows`.
@@ -132,18 +155,24 @@ def augment(windows, draws, scale, shift):
     # in the mirror image, the same crop begins as far from the right as it did from the left
     column = torch.where(draws.flip == 1, 2 * PADDING - draws.column, draws.column)
     batch = normalise(windows[draws.flip, draws.order, draws.row, column], scale, shift)
-    holes = batch.unfold(2, HOLE, 1).unfold(3, HOLE, 1)  # a view: (B, 3, hole rows, hole columns, HOLE, HOLE)
+    holes = batch.unfold(2, HOLE, 1).unfold(
+        3, HOLE, 1
+    )  # a view: (B, 3, hole rows, hole columns, HOLE, HOLE)
     holes[torch.arange(len(batch), device=batch.device), :, draws.hole_row, draws.hole_column] = 0
     return batch
 
 
 def normaliser(size=SIZE, mean=MEAN, std=STD, device="cpu", dtype=torch.float32):
-    """(pixel / 255 - mean) / std = pixel * scale + shift: scale and shift, repeated for a row of `size` pixels."""
+    """(pixel / 255 - mean) / std = pixel * scale + shift: scale and shift, repeated for a row of
+    `size` pixels.
+    """
     mean, std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     return (1 / (255 * std)).repeat(size).to(dtype), (-mean / std).repeat(size).to(dtype)
 
 
 def normalise(rows, scale, shift):
-    """(B, size, size * 3) uint8 -> (B, 3, size, size) normalised, in channels-last memory format."""
+    """(B, size, size * 3) uint8 -> (B, 3, size, size) normalised, in channels-last memory
+    format.
+    """
     batch = torch.addcmul(shift, rows.to(scale.dtype), scale)
     return batch.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)

@@ -1,6 +1,8 @@
-"""All benchmarks in order, then the tables: `python -m benchmarks`, or `make bench`. Arguments are passed on.
+"""All benchmarks in order, then the tables: `python -m benchmarks`, or `make bench`. Arguments are
+passed on.
 
-Each runs in a process of its own. One that fails does not cost the others, but the exit status is 1.
+Each runs in a process of its own. One that fails does not cost the others, but the exit status is
+1.
 """
 
 import subprocess

@@ -1,10 +1,13 @@
-"""What the benchmarks share: timing in alternation, sizes that suit the machine, goals, and results as JSON.
+"""What the benchmarks share: timing in alternation, sizes that suit the machine, goals, and results
+as JSON.
 
-A benchmark is a module with `measure(size)`, which returns rows and goals. Start all of them, or one:
+A benchmark is a module with `measure(size)`, which returns rows and goals. Start all of them, or
+one:
 
-    python -m benchmarks                     # all, then the tables of README.md; the same as `make bench`
-    python -m benchmarks.pipeline            # one; it writes benchmarks/results/pipeline-cpu.json
-    python -m benchmarks.pipeline --tiny     # does it still run? The numbers mean nothing
+    python -m benchmarks                     # all, then the tables of README.md; the same as `make
+    bench` python -m benchmarks.pipeline            # one; it writes
+    benchmarks/results/pipeline-cpu.json python -m benchmarks.pipeline --tiny     # does it still
+    run? The numbers mean nothing
 """
 
 import argparse
@@ -32,15 +35,21 @@ TINY = Path("runs/bench-tiny")  # numbers that mean nothing never come near the 
 
 def parse(description):
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--tiny", action="store_true", help=f"as little as runs; the numbers go to {TINY}")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: benchmarks/results)")
+    parser.add_argument(
+        "--tiny", action="store_true", help=f"as little as runs; the numbers go to {TINY}"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results (default: benchmarks/results)"
+    )
     args = parser.parse_args()
     args.out = args.out or (TINY if args.tiny else HERE / "results")
     return args
 
 
 def command(name, measure):
-    """The command line of one benchmark: measure, print, and write a result with the keys of the contract."""
+    """The command line of one benchmark: measure, print, and write a result with the keys of the
+    contract.
+    """
     args = parse(f"The benchmark {name}; see benchmarks/README.md.")
     st.set_deterministic(False)  # as in a run: cuDNN picks its fastest algorithms
     size = Size(st.pick_device(), args.tiny)
@@ -49,7 +58,9 @@ def command(name, measure):
         print(f"  {row['name']:<58} {row['value']:>12,.4g} {row['unit']}")
     for goal in goals:
         verdict = "met" if goal["met"] else "MISSED"
-        print(f"  goal: {goal['name']}: {goal['sense']} {goal['goal']:g}; it is {goal['value']:.3g}: {verdict}")
+        print(
+            f"  goal: {goal['name']}: {goal['sense']} {goal['goal']:g}; it is {goal['value']:.3g}: {verdict}"
+        )
     if not rows:
         return
     device, place, versions = st.device_name(size.device), "cpu", report.versions()
@@ -65,7 +76,9 @@ def command(name, measure):
 
 
 class Size:
-    """How much is measured: by the machine's speed, so that all of it takes under 15 minutes at 60 images/s."""
+    """How much is measured: by the machine's speed, so that all of it takes under 15 minutes at 60
+    images/s.
+    """
 
     def __init__(self, device="cpu", tiny=False):
         self.device, self.tiny = torch.device(device), tiny
@@ -80,29 +93,44 @@ class Size:
 
     @property
     def batch(self):
-        return 4 if self.tiny else 512 if self.speed > 1000 else 64  # of 512, a slow CPU would take too few steps
+        return (
+            4 if self.tiny else 512 if self.speed > 1000 else 64
+        )  # of 512, a slow CPU would take too few steps
 
     def images(self, seconds, most, batch):
         """As many images as are trained in so many seconds, in whole batches."""
-        return 2 * batch if self.tiny else batch * max(1, min(round(seconds * self.speed), most) // batch)
+        return (
+            2 * batch
+            if self.tiny
+            else batch * max(1, min(round(seconds * self.speed), most) // batch)
+        )
 
     def repeats(self, n):
         return 1 if self.tiny else n
 
 
 def noise_data(n, n_test=10):
-    """Random images of CIFAR-10's size. No step looks at what is in an image, so that real ones take as long."""
+    """Random images of CIFAR-10's size. No step looks at what is in an image, so that real ones
+    take as long.
+    """
     draw, classes = np.random.default_rng(0), dataset.CLASSES
     images = (draw.integers(0, 256, (k, 32, 32, 3), np.uint8) for k in (n, n_test))
-    return dataset.Data("noise", *(dataset.ArrayDataset(x, np.arange(len(x)) % 10, classes) for x in images))
+    return dataset.Data(
+        "noise", *(dataset.ArrayDataset(x, np.arange(len(x)) % 10, classes) for x in images)
+    )
 
 
 def build(size, n, n_test=10, *, batch=None, loader="device", precision=None):
     """What a run trains with, from `main.build`, on n random images."""
     return main.build(
-        noise_data(n, n_test), epochs=1000, batch_size=batch or size.batch, device=size.device, loader=loader,
-        dtype=getattr(torch, precision or size.precision), log=lambda *_: None,
-    )  # fmt: skip
+        noise_data(n, n_test),
+        epochs=1000,
+        batch_size=batch or size.batch,
+        device=size.device,
+        loader=loader,
+        dtype=getattr(torch, precision or size.precision),
+        log=lambda *_: None,
+    )
 
 
 def bare_step(parts, size, precision=None):
@@ -135,7 +163,9 @@ def epoch(parts, size, precision=None):
     def run(train_loader=parts.train_loader, model=parts.model):
         train_loader.set_epoch(next(epochs))
         options = dict(scaler=scaler, dtype=dtype)
-        train.train(model, size.device, train_loader, parts.optimizer, parts.criterion, scheduler, **options)
+        train.train(
+            model, size.device, train_loader, parts.optimizer, parts.criterion, scheduler, **options
+        )
 
     return run
 
@@ -148,7 +178,8 @@ def now(device):
 
 
 def alternate(contestants, repeats, device):
-    """Time functions in turn, in reverse order every other round: a machine that slows down slows all of them.
+    """Time functions in turn, in reverse order every other round: a machine that slows down slows
+    all of them.
 
     Args:
         contestants: {name: function without arguments}.
@@ -172,7 +203,9 @@ def ratios(above, below):
 
 
 def row(name, value, unit):
-    """One number of a result; of a list it is the median, with lowest, highest, and how many there were."""
+    """One number of a result; of a list it is the median, with lowest, highest, and how many there
+    were.
+    """
     if not isinstance(value, list):
         return dict(name=name, value=float(value), unit=unit)
     spread = dict(low=min(value), high=max(value), repeats=len(value))
@@ -187,4 +220,6 @@ def speed_row(name, images, seconds):
 def goal(row, sense, bound, name=None):
     """What the number of a row should be; `sense` is "at least" or "at most"."""
     met = row["value"] >= bound if sense == "at least" else row["value"] <= bound
-    return dict(name=name or row["name"], sense=sense, goal=float(bound), value=row["value"], met=met)
+    return dict(
+        name=name or row["name"], sense=sense, goal=float(bound), value=row["value"], met=met
+    )

@@ -1,4 +1,5 @@
-"""What an epoch costs besides the network: `train.train` and `test.test` over bare steps and bare forward passes.
+"""What an epoch costs besides the network: `train.train` and `test.test` over bare steps and bare
+forward passes.
 
 Bare: on one batch that lies ready on the device, and nothing else is done.
 """
@@ -6,7 +7,17 @@ Bare: on one batch that lies ready on the device, and nothing else is done.
 import torch
 
 import test
-from benchmarks.common import alternate, bare_step, build, command, epoch, goal, ratios, row, speed_row
+from benchmarks.common import (
+    alternate,
+    bare_step,
+    build,
+    command,
+    epoch,
+    goal,
+    ratios,
+    row,
+    speed_row,
+)
 from dataset import LOADERS, TEST_BATCH
 
 
@@ -15,12 +26,18 @@ def training(size):
     batch = size.batch
     n = size.images(5, most=49 * batch, batch=batch)
     parts = {name: build(size, n, loader=name) for name in LOADERS if name != "auto"}
-    step, epochs = bare_step(parts["device"], size), {name: epoch(one, size) for name, one in parts.items()}
+    step, epochs = (
+        bare_step(parts["device"], size),
+        {name: epoch(one, size) for name, one in parts.items()},
+    )
     bare = {"bare": lambda: [step() for _ in range(n // batch)]}
 
     # apart, since the others take far longer on a GPU and need no such precision
     found = alternate(bare | {"device": epochs.pop("device")}, size.repeats(9), size.device)
-    rows = [speed_row("bare steps", n, found["bare"]), speed_row("epoch, device", n, found["device"])]
+    rows = [
+        speed_row("bare steps", n, found["bare"]),
+        speed_row("epoch, device", n, found["device"]),
+    ]
     rows.append(row("epoch / bare steps, device", ratios(found["device"], found["bare"]), "times"))
     goals = [goal(rows[-1], "at most", 1.03)]
     found = alternate(bare | epochs, size.repeats(3), size.device)
@@ -48,8 +65,13 @@ def evaluation(size):
         test.test(parts.model, size.device, parts.test_loader, parts.criterion, dtype=dtype)
 
     found = alternate(dict(bare=forward, ours=evaluate), size.repeats(9), size.device)
-    rows = [speed_row("bare forward passes", n, found["bare"]), speed_row("evaluation", n, found["ours"])]
-    rows.append(row("evaluation / bare forward passes", ratios(found["ours"], found["bare"]), "times"))
+    rows = [
+        speed_row("bare forward passes", n, found["bare"]),
+        speed_row("evaluation", n, found["ours"]),
+    ]
+    rows.append(
+        row("evaluation / bare forward passes", ratios(found["ours"], found["bare"]), "times")
+    )
     return rows, [goal(rows[-1], "at most", 1.05)]
 
 

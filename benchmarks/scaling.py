@@ -1,4 +1,5 @@
-"""What two processes gain: an epoch of the same batches with one process and with several, in turn, in one torchrun.
+"""What two processes gain: an epoch of the same batches with one process and with several, in turn,
+in one torchrun.
 
 On a CPU two processes with one thread each; with several GPUs one process for each.
 """
@@ -14,13 +15,25 @@ from unittest import mock
 import torch
 
 import train
-from benchmarks.common import HERE, Size, alternate, build, command, epoch, goal, ratios, row, speed_row
+from benchmarks.common import (
+    HERE,
+    Size,
+    alternate,
+    build,
+    command,
+    epoch,
+    goal,
+    ratios,
+    row,
+    speed_row,
+)
 from extras import distributed
 from extras import settings as st
 
 
 def worker(batch, steps, repeats, path):
-    """One of the processes: rank 0 trains alone while the others wait, then all together; rank 0 writes the seconds.
+    """One of the processes: rank 0 trains alone while the others wait, then all together; rank 0
+    writes the seconds.
 
     What rank 0 learns alone, the others do not: the networks differ, and only the time counts.
     """
@@ -31,10 +44,15 @@ def worker(batch, steps, repeats, path):
         train_epoch, parallel = epoch(parts, size), distributed.wrap(parts.model)
 
         def alone():
-            with mock.patch.object(train, "world_size", lambda: 1):  # or it would wait for the others' sums
+            with mock.patch.object(
+                train, "world_size", lambda: 1
+            ):  # or it would wait for the others' sums
                 train_epoch(parts.train_loader.whole())
 
-        contestants = dict(alone=lambda: distributed.run_on_rank0(alone), together=lambda: train_epoch(model=parallel))
+        contestants = dict(
+            alone=lambda: distributed.run_on_rank0(alone),
+            together=lambda: train_epoch(model=parallel),
+        )
         seconds = alternate(contestants, repeats, size.device)
         if distributed.rank() == 0:
             Path(path).write_text(json.dumps(seconds))
@@ -46,8 +64,8 @@ def measure(size):
     if processes < 2:
         print("  there is one GPU: nothing to compare")
         return [], []
-    # One thread alone is half as fast, so 9 seconds of this machine are 18. Small batches gain less: the exchange of
-    # the gradients takes as long whatever the number of images.
+    # One thread alone is half as fast, so 9 seconds of this machine are 18. Small batches gain
+    # less: the exchange of the gradients takes as long whatever the number of images.
     batch = 8 if size.tiny else size.images(9, most=512, batch=64)
     steps = 1 if on_cpu else 49
     with tempfile.TemporaryDirectory() as folder:
@@ -55,14 +73,28 @@ def measure(size):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         numbers = [str(number) for number in (batch, steps, size.repeats(3))]
         subprocess.run(
-            [sys.executable, *launcher, "-m", "benchmarks.scaling", "--worker", *numbers, str(path)],
-            check=True, cwd=HERE.parent, env=os.environ | dict(OMP_NUM_THREADS="1"),
-        )  # fmt: skip
+            [
+                sys.executable,
+                *launcher,
+                "-m",
+                "benchmarks.scaling",
+                "--worker",
+                *numbers,
+                str(path),
+            ],
+            check=True,
+            cwd=HERE.parent,
+            env=os.environ | dict(OMP_NUM_THREADS="1"),
+        )
         found = json.loads(path.read_text())
     threads = ", one thread each" if on_cpu else ""
     rows = [speed_row(f"1 process{threads}", batch * steps, found["alone"])]
     rows.append(speed_row(f"{processes} processes{threads}", batch * steps, found["together"]))
-    rows.append(row(f"{processes} processes / 1 process", ratios(found["alone"], found["together"]), "times"))
+    rows.append(
+        row(
+            f"{processes} processes / 1 process", ratios(found["alone"], found["together"]), "times"
+        )
+    )
     rows.append(row("batch", batch, "images"))
     return rows, [goal(rows[2], "at least", 1.9)] if processes == 2 else []
 

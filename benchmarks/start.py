@@ -1,7 +1,7 @@
 """How soon something happens: from the command to the first training batch, --help, and refusals.
 
-The first batch is timed on two cores, without what PyTorch itself imports: `import torch`, and what its first
-optimizer loads (torch._dynamo); both are timed in the same process.
+The first batch is timed on two cores, without what PyTorch itself imports: `import torch`, and what
+its first optimizer loads (torch._dynamo); both are timed in the same process.
 """
 
 import os
@@ -65,14 +65,20 @@ def first_batch(images, loader, work):
     """Start a run in the folder `work`, which holds its cache of decoded images.
 
     Returns:
-        Seconds to the first batch without PyTorch's own imports, of `import torch`, of what an optimizer imports.
+        Seconds to the first batch without PyTorch's own imports, of `import torch`, of what an
+        optimizer imports.
     """
     arguments = ["--data", str(images), "--loader", loader, "--out", "out", "--no-resume"]
-    environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = os.environ | dict(
+        PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    )
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(time.perf_counter()), *arguments],
-        capture_output=True, text=True, cwd=work, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=work,
+        env=environment,
+    )
     for line in done.stdout.splitlines():
         if line.startswith("FIRST"):
             return [float(number) for number in line.split()[1:]]
@@ -82,14 +88,20 @@ def first_batch(images, loader, work):
 def answer(arguments, code):
     """Seconds that main.py takes for arguments that end it at once, with the given exit code."""
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "main.py", *arguments], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "main.py", *arguments], capture_output=True, text=True, cwd=ROOT
+    )
     if done.returncode != code:
-        raise RuntimeError(f"main.py {' '.join(arguments)} ended with {done.returncode}, not {code}:\n{done.stderr}")
+        raise RuntimeError(
+            f"main.py {' '.join(arguments)} ended with {done.returncode}, not {code}:\n{done.stderr}"
+        )
     return time.perf_counter() - start
 
 
 def measure(size):
-    loaders, repeats, times = (["device"], 1, {}) if size.tiny else (["device", "albumentations"], 3, {})
+    loaders, repeats, times = (
+        (["device"], 1, {}) if size.tiny else (["device", "albumentations"], 3, {})
+    )
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder, "images")
         make_folder(images, 50 if size.tiny else 2000)
@@ -107,7 +119,9 @@ def measure(size):
                     times.setdefault(name, []).append(seconds)
     times["--help"] = [answer(["--help"], 0) for _ in range(repeats)]
     refusals = REFUSED[:1] if size.tiny else REFUSED
-    times["refusal, the slowest"] = max(([answer(one, 2) for _ in range(repeats)] for one in refusals), key=min)
+    times["refusal, the slowest"] = max(
+        ([answer(one, 2) for _ in range(repeats)] for one in refusals), key=min
+    )
     rows = {name: row(name, seconds, "s") for name, seconds in times.items()}
     goals = [goal(rows["first batch, device, cached images"], "at most", 3)]
     goals += [goal(rows[name], "at most", 1) for name in ("--help", "refusal, the slowest")]

@@ -1,4 +1,6 @@
-"""The training step: images/s by precision, the fraction of the best matrix product's speed, memory at batch 512."""
+"""The training step: images/s by precision, the fraction of the best matrix product's speed, memory
+at batch 512.
+"""
 
 import re
 import statistics
@@ -9,12 +11,24 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import HERE, Size, alternate, bare_step, build, command, goal, ratios, row, speed_row
+from benchmarks.common import (
+    HERE,
+    Size,
+    alternate,
+    bare_step,
+    build,
+    command,
+    goal,
+    ratios,
+    row,
+    speed_row,
+)
 from extras import settings as st
 
 
 def peak_memory(precision, batch):
-    """MB that a step of so many images holds at most: of the GPU, or of this process, libraries included.
+    """MB that a step of so many images holds at most: of the GPU, or of this process, libraries
+    included.
 
     0 where it is not known, outside Linux.
     """
@@ -25,8 +39,14 @@ def peak_memory(precision, batch):
     step()
     if size.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status")  # not ru_maxrss, which begins with the memory of the process that started this
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) * 1024 / 1e6 if status.exists() else 0
+    status = Path(
+        "/proc/self/status"
+    )  # not ru_maxrss, which begins with the memory of the process that started this
+    return (
+        int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) * 1024 / 1e6
+        if status.exists()
+        else 0
+    )
 
 
 def peak_elsewhere(precision, batch):
@@ -41,13 +61,23 @@ def repeat(function, times):
 
 def measure(size):
     batch, big = (4, 8) if size.tiny else (size.images(3, most=512, batch=64), 512)
-    times, sides = (1, (64, 128)) if size.tiny else (10, (4096, 8192)) if size.speed > 1000 else (1, (2048, 4096))
+    times, sides = (
+        (1, (64, 128))
+        if size.tiny
+        else (10, (4096, 8192))
+        if size.speed > 1000
+        else (1, (2048, 4096))
+    )
     if size.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, in which cuDNN computes float32 convolutions by default
+        torch.set_float32_matmul_precision(
+            "high"
+        )  # TF32, in which cuDNN computes float32 convolutions by default
     contestants = {}
     for precision in size.precisions:
         step = bare_step(build(size, batch, batch=batch, precision=precision), size, precision)
-        with FlopCounterMode(display=False) as counter:  # convolutions and FC; the rest is less than a hundredth
+        with FlopCounterMode(
+            display=False
+        ) as counter:  # convolutions and FC; the rest is less than a hundredth
             step()
         flop = counter.get_total_flops()
         contestants["step", precision] = repeat(step, times)
@@ -60,14 +90,34 @@ def measure(size):
     for precision in size.precisions:
         seconds = found["step", precision]
         products = [[flop / (2 * side**3) * s for s in found[side, precision]] for side in sides]
-        best = [min(of_round) for of_round in zip(*products, strict=True)]  # seconds, for as many operations as a step
+        best = [
+            min(of_round) for of_round in zip(*products, strict=True)
+        ]  # seconds, for as many operations as a step
         rows.append(speed_row(f"bare step, {precision}", batch * times, seconds))
-        rows.append(row(f"best matrix product, {precision}", flop * times / statistics.median(best) / 1e9, "GFLOP/s"))
-        rows.append(row(f"step / best matrix product, {precision}", [100 * r for r in ratios(best, seconds)], "%"))
+        rows.append(
+            row(
+                f"best matrix product, {precision}",
+                flop * times / statistics.median(best) / 1e9,
+                "GFLOP/s",
+            )
+        )
+        rows.append(
+            row(
+                f"step / best matrix product, {precision}",
+                [100 * r for r in ratios(best, seconds)],
+                "%",
+            )
+        )
         if precision != "float16":
             goals.append(goal(rows[-1], "at least", 75))
         if precision != "float32":
-            rows.append(row(f"step, {precision} / float32", ratios(found["step", "float32"], seconds), "times"))
+            rows.append(
+                row(
+                    f"step, {precision} / float32",
+                    ratios(found["step", "float32"], seconds),
+                    "times",
+                )
+            )
         if held := peak_elsewhere(precision, big):
             rows.append(row(f"memory at batch {big}, {precision}", held, "MB"))
     return rows, goals

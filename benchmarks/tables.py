@@ -16,7 +16,9 @@ NOTHING = "not measured yet: run `make bench`"
 
 def read_results(folder):
     """The results of a folder in the order of ORDER, then by device."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*-*.json"))]
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*-*.json"))
+    ]
     return sorted(found, key=lambda result: (ORDER.index(result["benchmark"]), result["device"]))
 
 
@@ -29,7 +31,9 @@ def number(value):
 
 def measured(row):
     """A row's number and its unit, with the lowest and the highest of the repeats."""
-    spread = f" ({number(row['low'])} to {number(row['high'])})" if row.get("repeats", 1) > 1 else ""
+    spread = (
+        f" ({number(row['low'])} to {number(row['high'])})" if row.get("repeats", 1) > 1 else ""
+    )
     return f"{number(row['value'])} {row['unit']}{spread}"
 
 
@@ -43,10 +47,16 @@ def table(results, key, columns, cell):
     lines = {}
     for result in results:
         for one in result[key]:
-            line = (result["benchmark"], one["name"], *(f"{one['sense']} {one['goal']:g}" for _ in columns[2:]))
+            line = (
+                result["benchmark"],
+                one["name"],
+                *(f"{one['sense']} {one['goal']:g}" for _ in columns[2:]),
+            )
             lines.setdefault(line, {})[result["device"]] = cell(one)
     texts = [[*columns, *devices], ["---"] * len(columns) + ["---:"] * len(devices)]
-    texts += [[*line, *(cells.get(device, "") for device in devices)] for line, cells in lines.items()]
+    texts += [
+        [*line, *(cells.get(device, "") for device in devices)] for line, cells in lines.items()
+    ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in texts)
 
 

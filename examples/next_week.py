@@ -1,9 +1,11 @@
-"""Next week's assignment with this week's helpers: another network, other images, another optimizer.
+"""Next week's assignment with this week's helpers: another network, other images, another
+optimizer.
 
     python examples/next_week.py photos/     # photos/train/<class>/* and photos/test/<class>/*
     python examples/next_week.py             # draws a folder of shapes first
 
-torchvision's ResNet-18 learns images of 64x64 with SGD, and StepLR lowers the learning rate. No helper file is changed.
+torchvision's ResNet-18 learns images of 64x64 with SGD, and StepLR lowers the learning rate. No
+helper file is changed.
 """
 
 import argparse
@@ -32,7 +34,9 @@ SIZE, BATCH_SIZE, SEED = 64, 8, 0
 
 
 def draw_shapes(folder, train=40, test=15):
-    """A folder of PNG files, as yours could be: images of one shape each, neither square nor of one size."""
+    """A folder of PNG files, as yours could be: images of one shape each, neither square nor of one
+    size.
+    """
     rng = np.random.default_rng(SEED)
     for split, count in (("train", train), ("test", test)):
         for name, corners in CORNERS.items():
@@ -41,29 +45,44 @@ def draw_shapes(folder, train=40, test=15):
                 paper, ink = rng.integers(0, 100, 3), rng.integers(130, 256, 3)
                 x, y, radius, turn = rng.uniform((40, 30, 18, 0), (60, 50, 28, 2 * math.pi))
                 angles = turn + 2 * math.pi * np.arange(corners) / corners
-                outline = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1)
+                outline = np.stack(
+                    [x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1
+                )
                 image = Image.new("RGB", (100, 80), tuple(paper.tolist()))
-                ImageDraw.Draw(image).polygon([tuple(corner) for corner in outline.tolist()], tuple(ink.tolist()))
+                ImageDraw.Draw(image).polygon(
+                    [tuple(corner) for corner in outline.tolist()], tuple(ink.tolist())
+                )
                 image.save(folder / split / name / f"{name}-{i}.png")
     return folder
 
 
 def learn(data, out, epochs, loader):
-    """Train ResNet-18 and evaluate after each epoch; a run that was interrupted goes on where it was."""
+    """Train ResNet-18 and evaluate after each epoch; a run that was interrupted goes on where it
+    was.
+    """
     device = pick_device()
     torch.manual_seed(SEED)
     model = resnet18(num_classes=len(data.classes)).to(device)
     train_loader, test_loader = dataset.loaders(
         data, BATCH_SIZE, loader=loader, device=device, seed=SEED, workers=0
-    )  # fmt: skip
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9, weight_decay=5e-4)
     criterion = torch.nn.CrossEntropyLoss()
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=max(1, epochs // 2), gamma=0.1)
     config = dict(model="resnet18", data=data.fingerprint, epochs=epochs, batch_size=BATCH_SIZE)
     history = fit(
-        model, device, train_loader, optimizer, criterion, scheduler, epochs=epochs, by_epoch=True, seed=SEED,
-        evaluate=lambda: test(model, device, test_loader, criterion), checkpoint=Checkpoint(out, config),
-    )  # fmt: skip
+        model,
+        device,
+        train_loader,
+        optimizer,
+        criterion,
+        scheduler,
+        epochs=epochs,
+        by_epoch=True,
+        seed=SEED,
+        evaluate=lambda: test(model, device, test_loader, criterion),
+        checkpoint=Checkpoint(out, config),
+    )
     probabilities, labels = predict(model, device, test_loader)
     return model, history, probabilities, labels
 
@@ -71,7 +90,9 @@ def learn(data, out, epochs, loader):
 def draw(data, out, model, history, probabilities, labels):
     """The figures that everybody wants to see."""
     note, wrong = f"{data.name}, ResNet-18", misclassified(probabilities, labels)[:25]
-    utils.plot_samples(data.train.data, data.train.targets, data.classes, note=note, path=out / "samples.png")
+    utils.plot_samples(
+        data.train.data, data.train.targets, data.classes, note=note, path=out / "samples.png"
+    )
     utils.plot_loss_curves(history, target=None, note=note, path=out / "loss_curves.png")
     matrix = confusion_matrix(probabilities, labels)
     utils.plot_confusion_matrix(matrix, data.classes, note=note, path=out / "confusion_matrix.png")
@@ -80,21 +101,32 @@ def draw(data, out, model, history, probabilities, labels):
         images, true, probabilities[wrong], data.classes, note=note, path=out / "misclassified.png"
     )
     if len(wrong):
-        predicted, tensors = probabilities[wrong].argmax(axis=1), dataset.normalise_images(images, data.mean, data.std)
+        predicted, tensors = (
+            probabilities[wrong].argmax(axis=1),
+            dataset.normalise_images(images, data.mean, data.std),
+        )
         maps = [grad_cam(model, tensors, classes, model.layer2) for classes in (predicted, true)]
-        plot_gradcam(images, true, predicted, *maps, data.classes, note=note, path=out / "gradcam.png")
+        plot_gradcam(
+            images, true, predicted, *maps, data.classes, note=note, path=out / "gradcam.png"
+        )
     print(f"figures: {out}/*.png")
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="ResNet-18 on a folder of images, with the helpers of session 10.")
-    parser.add_argument("folder", nargs="?", type=Path, help="train/<class>/* and test/<class>/* (default: drawn)")
+    parser = argparse.ArgumentParser(
+        description="ResNet-18 on a folder of images, with the helpers of session 10."
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="train/<class>/* and test/<class>/* (default: drawn)"
+    )
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--loader", default="device", help="albumentations, torchvision or device")
     parser.add_argument("--out", type=Path, default="runs/next_week")
     args = parser.parse_args(arguments)
     try:
-        data = dataset.load(args.folder or draw_shapes(args.out / "shapes"), root=args.out, size=SIZE)
+        data = dataset.load(
+            args.folder or draw_shapes(args.out / "shapes"), root=args.out, size=SIZE
+        )
         print(data.describe())
         out = args.out / data.name
         draw(data, out, *learn(data, out, args.epochs, args.loader))

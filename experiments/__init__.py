@@ -1,1 +1,3 @@
-"""Experiments: what skip connections, the one-cycle policy and each ingredient of the recipe buy."""
+"""Experiments: what skip connections, the one-cycle policy and each ingredient of the recipe
+buy.
+"""

@@ -1,4 +1,5 @@
-"""The networks that are compared: the assignment's, and the CIFAR-10 networks of He et al., with and without additions.
+"""The networks that are compared: the assignment's, and the CIFAR-10 networks of He et al., with
+and without additions.
 
 model = ResNet(depth=20)                      # 0.27 million parameters
 model = ResNet(depth=20, residual=False)      # the plain network: the same layers, nothing is added
@@ -17,14 +18,17 @@ FC_SCALE = 1 / 8  # what models.CustomResNet multiplies its FC's initial weights
 class Block(nn.Module):
     """He et al.'s block (2015, arXiv:1512.03385): Conv-BN-ReLU-Conv-BN, the addition, ReLU.
 
-    The assignment's block has its second ReLU before the addition, so that what flows along its skip connections can
-    only grow; He et al. (2016, arXiv:1603.05027) found that variant worse at 110 layers.
+    The assignment's block has its second ReLU before the addition, so that what flows along its
+    skip connections can only grow; He et al. (2016, arXiv:1603.05027) found that variant worse at
+    110 layers.
     """
 
     def __init__(self, in_channels, channels, stride, residual):
         super().__init__()
         self.stride, self.more, self.residual = stride, channels - in_channels, residual
-        self.conv1 = nn.Conv2d(in_channels, channels, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(
+            in_channels, channels, kernel_size=3, stride=stride, padding=1, bias=False
+        )
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
@@ -34,15 +38,23 @@ class Block(nn.Module):
         return F.relu(r + self.shortcut(x) if self.residual else r)
 
     def shortcut(self, x):
-        """Their option A: every second pixel, zeros as new channels; no parameters that a plain network lacks."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more)) if self.more else x
+        """Their option A: every second pixel, zeros as new channels; no parameters that a plain
+        network lacks.
+        """
+        return (
+            F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+            if self.more
+            else x
+        )
 
 
 class ResNet(nn.Module):
-    """He et al.'s network for CIFAR-10: a convolution, three stages of blocks with 16, 32 and 64 channels, FC.
+    """He et al.'s network for CIFAR-10: a convolution, three stages of blocks with 16, 32 and 64
+    channels, FC.
 
     Args:
-        depth: layers with weights, 6n + 2: n blocks of two convolutions in each stage. 8, 14, 20, 32, 44, 56, 110 …
+        depth: layers with weights, 6n + 2: n blocks of two convolutions in each stage. 8, 14, 20,
+            32, 44, 56, 110 …
         residual: False leaves out the additions, and nothing else.
     """
 
@@ -60,16 +72,22 @@ class ResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.fc = nn.Linear(64, num_classes)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):  # He et al.'s own initialisation (2015, arXiv:1502.01852)
+            if isinstance(
+                layer, nn.Conv2d
+            ):  # He et al.'s own initialisation (2015, arXiv:1502.01852)
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x):
         x = self.blocks(F.relu(self.bn(self.conv(x))))
-        return F.log_softmax(self.fc(x.mean(dim=(2, 3))).float(), dim=1)  # in float32, as in models.py
+        return F.log_softmax(
+            self.fc(x.mean(dim=(2, 3))).float(), dim=1
+        )  # in float32, as in models.py
 
 
 def make_model(changes, num_classes=10):
-    """The network of a row: `depth` for He et al.'s, else the assignment's; `residual` and `fc_scale` change it."""
+    """The network of a row: `depth` for He et al.'s, else the assignment's; `residual` and
+    `fc_scale` change it.
+    """
     residual = changes.get("residual", True)
     if "depth" in changes:
         return ResNet(changes["depth"], num_classes, residual)

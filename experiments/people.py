@@ -1,11 +1,13 @@
-"""Beside people: which test images would a person get wrong too, and which mistakes are the network's alone?
+"""Beside people: which test images would a person get wrong too, and which mistakes are the
+network's alone?
 
     python -m experiments.people     # -> misc/people.json, people.png, misclassified_images.png
 
-CIFAR-10H (Peterson et al. 2019, arXiv:1908.07086) asked about 51 people for each test image. It is downloaded to data/
-(or read from the address or path in CIFAR10H_URL); its licence is CC BY-NC-SA 4.0, so that only sums and figures made
-from it are committed, never the file. For 54 test images, at least three of five reviewers rejected the label
-(Northcutt et al. 2021, arXiv:2103.14749). Without the data, one line says so.
+CIFAR-10H (Peterson et al. 2019, arXiv:1908.07086) asked about 51 people for each test image. It is
+downloaded to data/ (or read from the address or path in CIFAR10H_URL); its licence is CC BY-NC-SA
+4.0, so that only sums and figures made from it are committed, never the file. For 54 test images,
+at least three of five reviewers rejected the label (Northcutt et al. 2021, arXiv:2103.14749).
+Without the data, one line says so.
 """
 
 import argparse
@@ -34,10 +36,62 @@ SHA256 = "9b36b4550349af56c79083356312eb4af856cc5fd3caf1f669d40b9d0bbb69ff"
 CITATION = "people: CIFAR-10H (Peterson et al. 2019, CC BY-NC-SA 4.0); doubtful labels: Northcutt et al. 2021"
 PEOPLE = "all 10,000 test images; people: per cent of about 51, CIFAR-10H (Peterson et al. 2019, CC BY-NC-SA 4.0)"
 # From mturk/cifar10_mturk.json of github.com/cleanlab/label-errors (Apache-2.0)
-DOUBTFUL = [165, 792, 882, 1227, 1300, 1684, 1718, 1969, 2010, 2128, 2232, 2405, 2532, 2592, 2804, 2840, 2940, 3113,
-            3168, 3183, 3192, 3490, 3600, 3753, 3977, 4055, 4198, 4614, 4643, 4794, 4910, 4965, 5166, 5191, 5211, 5468,
-            5632, 5690, 5882, 5960, 6522, 6792, 6877, 6966, 7311, 7657, 7846, 8058, 8296, 8620, 9227, 9352, 9643,
-            9793]  # fmt: skip
+DOUBTFUL = [
+    165,
+    792,
+    882,
+    1227,
+    1300,
+    1684,
+    1718,
+    1969,
+    2010,
+    2128,
+    2232,
+    2405,
+    2532,
+    2592,
+    2804,
+    2840,
+    2940,
+    3113,
+    3168,
+    3183,
+    3192,
+    3490,
+    3600,
+    3753,
+    3977,
+    4055,
+    4198,
+    4614,
+    4643,
+    4794,
+    4910,
+    4965,
+    5166,
+    5191,
+    5211,
+    5468,
+    5632,
+    5690,
+    5882,
+    5960,
+    6522,
+    6792,
+    6877,
+    6966,
+    7311,
+    7657,
+    7846,
+    8058,
+    8296,
+    8620,
+    9227,
+    9352,
+    9643,
+    9793,
+]
 KINDS = {  # of a mistake; the first that fits counts
     "doubtful_label": "the label is doubtful",
     "most_people": "most people agree with the network",
@@ -85,41 +139,62 @@ def kinds(counts, labels, predicted, doubtful=DOUBTFUL):
     """The misclassified images by KINDS: a dict of indices, each image in one of them."""
     wrong = np.flatnonzero(predicted != labels)
     ours = counts[wrong, predicted[wrong]]
-    fits = [np.isin(wrong, doubtful), 2 * ours > counts[wrong].sum(axis=1), ours > 0, np.ones(len(wrong), dtype=bool)]
+    fits = [
+        np.isin(wrong, doubtful),
+        2 * ours > counts[wrong].sum(axis=1),
+        ours > 0,
+        np.ones(len(wrong), dtype=bool),
+    ]
     first = np.argmax(fits, axis=0)
     return {kind: wrong[first == number] for number, kind in enumerate(KINDS)}
 
 
 def compare(counts, labels, predicted, classes, doubtful=DOUBTFUL):
-    """Accuracies of the network, of one person and of the majority, and what its mistakes are: plain numbers."""
+    """Accuracies of the network, of one person and of the majority, and what its mistakes are:
+    plain numbers.
+    """
     image = np.arange(len(labels))
     person = counts[image, labels] / counts.sum(axis=1)  # the share of people who are right
     right = {
-        "network": predicted == labels, "one_person": person, "majority": counts.argmax(axis=1) == labels,
-    }  # fmt: skip
+        "network": predicted == labels,
+        "one_person": person,
+        "majority": counts.argmax(axis=1) == labels,
+    }
     by_class = [
-        {"class": name} | {who: 100 * float(values[labels == c].mean()) for who, values in right.items()}
-        for c, name in enumerate(classes) if (labels == c).any()
-    ]  # fmt: skip
+        {"class": name}
+        | {who: 100 * float(values[labels == c].mean()) for who, values in right.items()}
+        for c, name in enumerate(classes)
+        if (labels == c).any()
+    ]
     found = kinds(counts, labels, predicted, doubtful)
     return dict(
-        images=len(labels), accuracy={who: 100 * float(values.mean()) for who, values in right.items()},
-        classes=by_class, misclassified=int((predicted != labels).sum()),
+        images=len(labels),
+        accuracy={who: 100 * float(values.mean()) for who, values in right.items()},
+        classes=by_class,
+        misclassified=int((predicted != labels).sum()),
         kinds={kind: len(indices) for kind, indices in found.items()},
-        people_divided=int((person < 0.5).sum()),  # fewer than half of the people agree with the label
+        people_divided=int(
+            (person < 0.5).sum()
+        ),  # fewer than half of the people agree with the label
         network_wrong_where_people_divided=int(((person < 0.5) & (predicted != labels)).sum()),
-    )  # fmt: skip
+    )
 
 
 def captions(counts, labels, predicted):
-    """A line for each image, for utils.plot_misclassified: per cent of people who chose our class, and the label."""
+    """A line for each image, for utils.plot_misclassified: per cent of people who chose our class,
+    and the label.
+    """
     share = 100 * counts / counts.sum(axis=1, keepdims=True)
     pairs = zip(share, predicted, labels, strict=True)
-    return [f"people ✗ {one[ours]:.0f} ✓ {one[label]:.0f}" for one, ours, label in pairs]  # as long as it fits
+    return [
+        f"people ✗ {one[ours]:.0f} ✓ {one[label]:.0f}" for one, ours, label in pairs
+    ]  # as long as it fits
 
 
 def captions_for(data, indices, predicted):
-    """captions of test images, for the notebook; None where people saw other images, or their answers cannot be had."""
+    """captions of test images, for the notebook; None where people saw other images, or their
+    answers cannot be had.
+    """
     if data.kind != "cifar10" or data.limit is not None or (counts := counts_or_none()) is None:
         return None
     return captions(counts[indices], data.test.targets[indices], predicted)
@@ -133,8 +208,10 @@ def plot(result, *, note="", path=None):
     rows = result["classes"] + [{"class": "all classes"} | result["accuracy"]]
     for at, row in enumerate(rows):
         ax.plot([row["network"], row["one_person"]], [at, at], color=utils.GREY, lw=2, zorder=1)
-    for who, name, colour, mark in (("one_person", "one person, on average", utils.ORANGE, "D"),
-                                    ("network", "the network", utils.BLUE, "o")):  # fmt: skip
+    for who, name, colour, mark in (
+        ("one_person", "one person, on average", utils.ORANGE, "D"),
+        ("network", "the network", utils.BLUE, "o"),
+    ):
         ax.plot([row[who] for row in rows], range(len(rows)), mark, color=colour, ms=9, label=name)
     ax.set_yticks(range(len(rows)), [row["class"] for row in rows])
     xlabel = f"accuracy on {result['images']:,} test images (%)"
@@ -144,40 +221,74 @@ def plot(result, *, note="", path=None):
     below.bar_label(bars, fmt="{:,.0f}", padding=4)
     below.invert_yaxis()
     below.set(
-        xlabel=f"the {result['misclassified']:,} misclassified images", xlim=(0, 1.1 * max(result["kinds"].values()))
+        xlabel=f"the {result['misclassified']:,} misclassified images",
+        xlim=(0, 1.1 * max(result["kinds"].values())),
     )
     title = f"The network {result['accuracy']['network']:.1f} %, one person {result['accuracy']['one_person']:.1f} %"
-    learned = f"a network that learned from {n:,} images" if (n := result["train_images"]) else "the network"
+    learned = (
+        f"a network that learned from {n:,} images"
+        if (n := result["train_images"])
+        else "the network"
+    )
     words = f"Accuracy by class; below, the mistakes of {learned}"
     return utils.finish(fig, f"{title}\n{words}", note, path)
 
 
 def predict(data, weights, device):
-    """(probabilities, labels, precision) of the test images; without weights, those of an untrained network."""
+    """(probabilities, labels, precision) of the test images; without weights, those of an untrained
+    network.
+    """
     model = models.load_weights(weights) if weights else models.s10_model()
     precision, _ = st.choose_precision("auto", device)
     dtype, model = getattr(torch, precision), model.to(device, memory_format=torch.channels_last)
     loader = dataset.DeviceLoader(
-        data.test, dataset.TEST_BATCH, device, train=False, mean=data.mean, std=data.std, dtype=dtype
+        data.test,
+        dataset.TEST_BATCH,
+        device,
+        train=False,
+        mean=data.mean,
+        std=data.std,
+        dtype=dtype,
     )
     return *test.predict(model, device, loader, dtype=dtype), precision
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="The network beside people, on CIFAR-10's test images.")
-    parser.add_argument("--data", default="cifar10", metavar="cifar10|FOLDER", help="the official files")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="of a trained network (default: the committed)")
-    parser.add_argument("--out", type=Path, default=Path("misc"), metavar="DIR", help="for the results (default: misc)")
-    parser.add_argument("--tiny", action="store_true", help="50 images, an untrained network; output to runs/tiny")
+    parser = argparse.ArgumentParser(
+        description="The network beside people, on CIFAR-10's test images."
+    )
+    parser.add_argument(
+        "--data", default="cifar10", metavar="cifar10|FOLDER", help="the official files"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=WEIGHTS,
+        help="of a trained network (default: the committed)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("misc"),
+        metavar="DIR",
+        help="for the results (default: misc)",
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="50 images, an untrained network; output to runs/tiny"
+    )
     args = parser.parse_args(arguments)
     if not args.tiny and not args.weights.is_file():
-        sys.exit(f"{args.weights} is not there: train first (python main.py --profile full), or give --weights FILE")
+        sys.exit(
+            f"{args.weights} is not there: train first (python main.py --profile full), or give --weights FILE"
+        )
     if (counts := counts_or_none()) is None:
         return
     try:
         data = dataset.load(args.data)
         if data.kind != "cifar10":
-            raise ValueError(f"data is {data.name}: the people saw CIFAR-10's test images, so give its official files")
+            raise ValueError(
+                f"data is {data.name}: the people saw CIFAR-10's test images, so give its official files"
+            )
     except (ValueError, RuntimeError) as error:
         sys.exit(str(error))
     out, weights = (Path("runs/tiny"), None) if args.tiny else (args.out, args.weights)
@@ -192,19 +303,33 @@ def main(arguments=None):
     predicted = probabilities.argmax(axis=1)
     result = compare(counts, labels, predicted, data.classes)
     results = args.weights.with_name("results.json")  # of the run that the weights are from
-    learned = json.loads(results.read_text())["images"] if results.exists() and not args.tiny else None
+    learned = (
+        json.loads(results.read_text())["images"] if results.exists() and not args.tiny else None
+    )
     result |= dict(
-        data=data.name, train_images=learned, sources=CITATION, device=st.device_name(device), precision=precision
+        data=data.name,
+        train_images=learned,
+        sources=CITATION,
+        device=st.device_name(device),
+        precision=precision,
     )
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "people.json", to_json(result))
     plot(result, note=CITATION, path=out / "people.png")
     wrong = test.misclassified(probabilities, labels)[:25]
     utils.plot_misclassified(
-        data.test.data[wrong], labels[wrong], probabilities[wrong], data.classes, note=PEOPLE,
-        captions=captions(counts[wrong], labels[wrong], predicted[wrong]), path=out / "misclassified_images.png",
-    )  # fmt: skip
-    print("accuracy: " + ", ".join(f"{who} {value:.2f} %" for who, value in result["accuracy"].items()))
+        data.test.data[wrong],
+        labels[wrong],
+        probabilities[wrong],
+        data.classes,
+        note=PEOPLE,
+        captions=captions(counts[wrong], labels[wrong], predicted[wrong]),
+        path=out / "misclassified_images.png",
+    )
+    print(
+        "accuracy: "
+        + ", ".join(f"{who} {value:.2f} %" for who, value in result["accuracy"].items())
+    )
     print(f"{result['misclassified']} misclassified images: {result['kinds']}")
 
 

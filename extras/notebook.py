@@ -1,4 +1,6 @@
-"""What the notebook needs besides the story: set-up in Colab, source code and figures as outputs, all GPUs at once."""
+"""What the notebook needs besides the story: set-up in Colab, source code and figures as outputs,
+all GPUs at once.
+"""
 
 import inspect
 import io
@@ -12,7 +14,9 @@ PACKAGES = ("torch_lr_finder", "torchsummary", "albumentations")  # what Colab o
 
 
 def install_absent():
-    """Install what is absent in Colab or Kaggle, and never PyTorch: another version of it would break there."""
+    """Install what is absent in Colab or Kaggle, and never PyTorch: another version of it would
+    break there.
+    """
     hosted = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
     absent = [package for package in PACKAGES if find_spec(package) is None]
     if hosted and absent:
@@ -20,7 +24,9 @@ def install_absent():
 
 
 def show_source(*objects):
-    """The source code of functions or classes, highlighted, as it stands in the files; without their docstrings."""
+    """The source code of functions or classes, highlighted, as it stands in the files; without
+    their docstrings.
+    """
     from IPython.display import Markdown
 
     parts = []
@@ -33,21 +39,27 @@ def show_source(*objects):
 
 
 def show(figure, alt):
-    """A matplotlib figure as a cell's output: a PNG with a text for those who cannot see it, sharp on any screen."""
+    """A matplotlib figure as a cell's output: a PNG with a text for those who cannot see it, sharp
+    on any screen.
+    """
     import PIL.Image
     from IPython.display import Image
 
     drawn, content = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=figure.dpi)
     pixels = PIL.Image.open(drawn).convert("RGB")
-    if not any(ax.images for ax in figure.axes):  # curves look the same in 256 colours, in a third of the bytes
+    if not any(
+        ax.images for ax in figure.axes
+    ):  # curves look the same in 256 colours, in a third of the bytes
         pixels = pixels.quantize(256)
     pixels.save(content, "png", optimize=True)
     return Image(content.getvalue(), format="png", width=830, metadata={"alt": alt})
 
 
 def augmentation_stages(image, mean):
-    """The steps of the augmentation one after the other, for a figure: {name: (H, W, 3) uint8 image}."""
+    """The steps of the augmentation one after the other, for a figure: {name: (H, W, 3) uint8
+    image}.
+    """
     import numpy as np
 
     import transform as tf
@@ -59,11 +71,19 @@ def augmentation_stages(image, mean):
     flipped = crop[:, ::-1]
     holed = flipped.copy()
     holed[size // 2 : size // 2 + tf.HOLE, size // 4 : size // 4 + tf.HOLE] = colour
-    return {"original": image, "pad 4": padded, f"crop {size}": crop, "flip": flipped, "cutout 8×8": holed}
+    return {
+        "original": image,
+        "pad 4": padded,
+        f"crop {size}": crop,
+        "flip": flipped,
+        "cutout 8×8": holed,
+    }
 
 
 def augmentation_draws(image, mean, std, n=8):
-    """n random augmentations of one image by each of the three loaders: {name: list of (H, W, 3) images}."""
+    """n random augmentations of one image by each of the three loaders: {name: list of (H, W, 3)
+    images}.
+    """
     import numpy as np
 
     from dataset import ArrayDataset, Data, UnNormalize, loaders
@@ -77,11 +97,14 @@ def augmentation_draws(image, mean, std, n=8):
 
 
 def train_on_all_gpus(checkpoint, **options):
-    """Train with `torchrun main.py` on every GPU of this machine; returns the checkpoint, of the finished run.
+    """Train with `torchrun main.py` on every GPU of this machine; returns the checkpoint, of the
+    finished run.
 
     Args:
-        checkpoint: of the run; it is released, for the first of the processes writes it now, and opened again.
-        options: of main.py's command line: batch_size=512 becomes --batch-size 512; None leaves an option out.
+        checkpoint: of the run; it is released, for the first of the processes writes it now, and
+            opened again.
+        options: of main.py's command line: batch_size=512 becomes --batch-size 512; None leaves an
+            option out.
     """
     import torch
 

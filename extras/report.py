@@ -16,22 +16,55 @@ PACKAGES = ("torch", "torchvision", "albumentations", "torch-lr-finder", "matplo
 
 
 def collect(
-    data, history, found, confusion, *, settings, recipe, seed, loader, precision, parameters, device, world_size=1
-):  # fmt: skip
-    """All numbers of a run (from `train.fit`, `find_lr`, `settings.choose`, …) with the keys of results.json.
+    data,
+    history,
+    found,
+    confusion,
+    *,
+    settings,
+    recipe,
+    seed,
+    loader,
+    precision,
+    parameters,
+    device,
+    world_size=1,
+):
+    """All numbers of a run (from `train.fit`, `find_lr`, `settings.choose`, …) with the keys of
+    results.json.
 
     confusion: (C, C) counts of the test images, rows are true classes.
     """
     accuracies = [row["test_acc"] for row in history]
-    numbers = dict(data=data.name, images=len(data.train), test_images=len(data.test), classes=list(data.classes))
-    numbers |= dict(mean=list(data.mean), std=list(data.std), epochs=settings.epochs, batch_size=settings.batch_size)
-    numbers |= dict(seed=seed, loader=loader, precision=precision, recipe=dict(recipe), parameters=parameters)
-    numbers |= {name: getattr(found, name) for name in ("lr_min", "lr_max", "lr_steepest", "lr_minimum")}
+    numbers = dict(
+        data=data.name,
+        images=len(data.train),
+        test_images=len(data.test),
+        classes=list(data.classes),
+    )
+    numbers |= dict(
+        mean=list(data.mean),
+        std=list(data.std),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+    )
+    numbers |= dict(
+        seed=seed, loader=loader, precision=precision, recipe=dict(recipe), parameters=parameters
+    )
+    numbers |= {
+        name: getattr(found, name) for name in ("lr_min", "lr_max", "lr_steepest", "lr_minimum")
+    }
     numbers |= dict(device=device, world_size=world_size, versions=versions(), history=history)
-    numbers |= dict(seconds=sum(row["seconds"] for row in history), confusion=np.asarray(confusion).tolist())
-    numbers |= dict(best_train_acc=max(row["train_acc"] for row in history), best_test_acc=max(accuracies))
+    numbers |= dict(
+        seconds=sum(row["seconds"] for row in history), confusion=np.asarray(confusion).tolist()
+    )
+    numbers |= dict(
+        best_train_acc=max(row["train_acc"] for row in history), best_test_acc=max(accuracies)
+    )
     numbers |= dict(final_test_acc=accuracies[-1])
-    return numbers | dict(epoch_90=next((row["epoch"] for row in history if row["test_acc"] >= TARGET), None))
+    return numbers | dict(
+        epoch_90=next((row["epoch"] for row in history if row["test_acc"] >= TARGET), None)
+    )
 
 
 def versions():
@@ -67,7 +100,9 @@ def result(numbers):
 
 def epoch_table(history, last=5):
     """The last few epochs as a table in Markdown."""
-    lines = ["| epoch | train loss | train accuracy | test loss | test accuracy | learning rate | time |"]
+    lines = [
+        "| epoch | train loss | train accuracy | test loss | test accuracy | learning rate | time |"
+    ]
     lines += ["| ---: " * 7 + "|"]
     lines += [
         f"| {row['epoch']} | {row['train_loss']:.4f} | {row['train_acc']:.2f} % | {row['test_loss']:.4f} "
@@ -82,4 +117,6 @@ def receptive_field_table(rows):
     keys = ("name", "kernel", "stride", "padding", "out_size", "jump", "receptive_field")
     lines = ["| layer | kernel | stride | padding | output side | jump | receptive field |"]
     lines += ["| :--- " + "| ---: " * 6 + "|"]
-    return "\n".join(lines + ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in rows])
+    return "\n".join(
+        lines + ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in rows]
+    )

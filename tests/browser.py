@@ -2,9 +2,11 @@
 
     python tests/browser.py [runs/browser]      # the folder for the screenshots: look at them
 
-One story, each step of which needs the one before; so it is a script, and no pytest file. JupyterLab serves a copy of
-the repository; Chromium chooses Run All Cells from the menu; then it trains once more, interrupts, and goes on. At the
-end come the pages for a person to look at: light and dark, the HTML export on a phone, notebook and README on GitHub.
+One story, each step of which needs the one before; so it is a script, and no pytest file.
+JupyterLab serves a copy of the repository; Chromium chooses Run All Cells from the menu; then it
+trains once more, interrupts, and goes on. At the
+end come the pages for a person to look at: light and dark, the HTML export on a phone, notebook and
+README on GitHub.
 """
 
 import contextlib
@@ -31,11 +33,22 @@ from run_notebook import export, set_parameters
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "S10_model.ipynb"
 CHROMIUM = Path("/usr/bin/chromium")  # Debian's; elsewhere Playwright's own
-# The real network, few images: 80 steps in the range test, 3 epochs of 10, which is long enough to be interrupted
-SETTINGS = dict(data="sample", profile="quick", limit="80", epochs="3", batch_size="8", workers="0", out="runs/first")
+# The real network, few images: 80 steps in the range test, 3 epochs of 10, which is long enough to
+# be interrupted
+SETTINGS = dict(
+    data="sample",
+    profile="quick",
+    limit="80",
+    epochs="3",
+    batch_size="8",
+    workers="0",
+    out="runs/first",
+)
 SECONDS = 900  # for all cells, on a slow and busy machine
 TOKEN = "for-this-test-only"
-QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+QUIET = {
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}
+}
 
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.textContent)"
 IDLE = f"!{PROMPTS}.some(text => text.includes('*'))"
@@ -56,7 +69,9 @@ STICKING_OUT = """page => [...page.querySelectorAll('img, table, pre, p, li, h1,
 
 def copy_of_repository(folder):
     """The working tree without what was made in it, and the notebook without outputs."""
-    made = shutil.ignore_patterns(".git", ".venv*", "data", "runs", "__pycache__", ".*_cache", "*.pt")
+    made = shutil.ignore_patterns(
+        ".git", ".venv*", "data", "runs", "__pycache__", ".*_cache", "*.pt"
+    )
     shutil.copytree(ROOT, folder, ignore=made)
     notebook = nbformat.read(folder / NOTEBOOK, as_version=4)
     set_parameters(notebook, SETTINGS)
@@ -74,13 +89,22 @@ def jupyterlab(folder, home):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = {name: str(home) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    own = {
+        name: str(home)
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"} | own
-    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"]
+    options = [
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={TOKEN}",
+    ]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *options]
     address, log = f"http://127.0.0.1:{port}", home / "log.txt"
     with open(log, "w") as file:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
     try:
         until = time.monotonic() + SECONDS
         while not answers(f"{address}/api?token={TOKEN}"):
@@ -123,7 +147,9 @@ def errors(page):
 
 
 def wait_for_last_cell(page):
-    """Until nothing runs any more; then no cell may have an error, and the last one must have been run."""
+    """Until nothing runs any more; then no cell may have an error, and the last one must have been
+    run.
+    """
     page.wait_for_function(f"() => {IDLE}")
     assert not errors(page), errors(page)[0][-3000:]
     assert re.search(r"\d", page.evaluate(PROMPTS)[-1]), "the last cell was not run"
@@ -152,14 +178,18 @@ def run_once(page, path):
     page.evaluate(WATCH_BARS)
     run_all(page)
     wait_for_last_cell(page)
-    assert page.evaluate("window.bars") == 1, f"{page.evaluate('window.bars')} progress bars at once"
+    assert page.evaluate("window.bars") == 1, (
+        f"{page.evaluate('window.bars')} progress bars at once"
+    )
     notebook = save_notebook(page, path)
     check_outputs(notebook)
     assert check_page("JupyterLab", page.locator(".jp-Notebook")) == len(images(notebook)) > 10
 
 
 def interrupt_and_go_on(page, path):
-    """Another run, interrupted while it trains: a sentence says what is kept, and Run All Cells goes on from there."""
+    """Another run, interrupted while it trains: a sentence says what is kept, and Run All Cells
+    goes on from there.
+    """
     parameters = set_parameters(nbformat.read(path, as_version=4), {"out": "runs/second"})
     cell(page, "resume = True").locator(".cm-content").click()
     page.keyboard.press("ControlOrMeta+a")
@@ -170,7 +200,9 @@ def interrupt_and_go_on(page, path):
     menu(page, "Kernel", "Interrupt Kernel")
     page.wait_for_function(f"() => {IDLE}")
     shown = output.text_content()
-    assert "interrupted in epoch 2, which is lost; the epochs before are kept in runs/second" in shown, shown
+    assert (
+        "interrupted in epoch 2, which is lost; the epochs before are kept in runs/second" in shown
+    ), shown
     run_all(page)
     wait_for_last_cell(page)
     assert "resumed after epoch 1 of 3" in page.locator(".jp-Notebook").text_content()
@@ -180,12 +212,17 @@ def interrupt_and_go_on(page, path):
 
 def photograph(page, root, path):
     """All that `root` scrolls through as one tall image; Chromium's own end at 16,384 dots."""
-    page.add_style_tag(content=".jp-Cell { content-visibility: visible !important }")  # else the height is a guess
+    page.add_style_tag(
+        content=".jp-Cell { content-visibility: visible !important }"
+    )  # else the height is a guess
     height, step = root.evaluate("root => [root.scrollHeight, root.clientHeight]")
     box = root.bounding_box()
     tall = Image.new("RGB", (int(box["width"]), height))
     for top in [*range(0, height - step, step - SEAM), height - step]:
-        root.evaluate("(root, top) => new Promise(done => { root.scrollTop = top; requestAnimationFrame(done) })", top)
+        root.evaluate(
+            "(root, top) => new Promise(done => { root.scrollTop = top; requestAnimationFrame(done) })",
+            top,
+        )
         shot = Image.open(io.BytesIO(page.screenshot(clip=box | dict(height=step))))
         cut = SEAM if top else 0
         tall.paste(shot.crop((0, cut, *shot.size)), (0, top + cut))
@@ -201,12 +238,20 @@ def photograph_lab(page, out):
 
 
 def photograph_pages(chromium, notebook, out):
-    """The HTML export of `notebook` on a phone, and what is committed as GitHub shows it; all without a network."""
+    """The HTML export of `notebook` on a phone, and what is committed as GitHub shows it; all
+    without a network.
+    """
     export(notebook, out / "phone.html")
     sizes = {"phone": (390, 844)}
-    for name in (NOTEBOOK, "README.md", *(str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/README.md"))):
+    for name in (
+        NOTEBOOK,
+        "README.md",
+        *(str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/README.md")),
+    ):
         page = f"github-{Path(name).with_suffix('').as_posix().replace('/', '-')}"
-        (out / f"{page}.html").write_text(github_page(read_page(ROOT / name).html, (ROOT / name).parent))
+        (out / f"{page}.html").write_text(
+            github_page(read_page(ROOT / name).html, (ROOT / name).parent)
+        )
         sizes[page] = (1280, 900)
     for name, (width, height) in sizes.items():
         page = chromium.new_page(viewport=dict(width=width, height=height))
@@ -223,7 +268,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         path, home = Path(folder, "copy", NOTEBOOK), Path(folder, "home")
         copy_of_repository(path.parent)
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM if CHROMIUM.exists() else None)
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM if CHROMIUM.exists() else None
+        )
         with jupyterlab(path.parent, home) as address:
             page = chromium.new_page(viewport=dict(width=1280, height=900))
             page.set_default_timeout(SECONDS * 1000)

@@ -1,8 +1,8 @@
 """Make this computer look like Colab or Kaggle to the notebook (for colab.py).
 
-`environment()` is Colab's packages, those of requirements-colab.txt; `Place` is a folder with the rest: a repository to
-clone, a stand-in for `google.colab` that the kernel imports when it starts (by a sitecustomize.py), as Colab's does,
-and images as Kaggle has them.
+`environment()` is Colab's packages, those of requirements-colab.txt; `Place` is a folder with the
+rest: a repository to clone, a stand-in for `google.colab` that the kernel imports when it starts
+(by a sitecustomize.py), as Colab's does, and images as Kaggle has them.
 """
 
 import json
@@ -53,7 +53,9 @@ def freeze():
 
 
 def environment():
-    """Colab's packages in .venv-colab, made anew when the requirements have changed, and without torch-lr-finder."""
+    """Colab's packages in .venv-colab, made anew when the requirements have changed, and without
+    torch-lr-finder.
+    """
     wanted = REQUIREMENTS.read_text()
     stamp = VENV / REQUIREMENTS.name
     if not stamp.is_file() or stamp.read_text() != wanted:
@@ -63,17 +65,29 @@ def environment():
         pip("install", "--quiet", "--only-binary=:all:", *available(wanted))
         stamp.write_text(wanted)
     pip("uninstall", "--quiet", "--yes", "torch-lr-finder", stderr=subprocess.DEVNULL)
-    say(f"{subprocess.check_output([PYTHON, '--version'], text=True).strip()}; {', '.join(sorted(pinned(freeze())))}")
+    say(
+        f"{subprocess.check_output([PYTHON, '--version'], text=True).strip()}; {', '.join(sorted(pinned(freeze())))}"
+    )
 
 
 def base_python():
     """Colab's Python where this computer has it, else the one that runs this script."""
     for version in PYTHONS:
-        own = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))  # pyenv's shims need not work
+        own = sorted(
+            Path.home().glob(f".pyenv/versions/{version}.*/bin/python")
+        )  # pyenv's shims need not work
         for python in (shutil.which(f"python{version}"), *own):
-            if python and subprocess.run([python, "-c", "import ensurepip, ssl"], capture_output=True).returncode == 0:
+            if (
+                python
+                and subprocess.run(
+                    [python, "-c", "import ensurepip, ssl"], capture_output=True
+                ).returncode
+                == 0
+            ):
                 return python
-    say(f"no Python {' or '.join(PYTHONS)} here: Python {sys.version.split()[0]} stands in for Colab's")
+    say(
+        f"no Python {' or '.join(PYTHONS)} here: Python {sys.version.split()[0]} stands in for Colab's"
+    )
     return sys.executable
 
 
@@ -84,10 +98,14 @@ def pinned(lines):
 
 
 def available(requirements):
-    """The pins; one that does not exist for this Python is replaced by the next version, or else the last."""
+    """The pins; one that does not exist for this Python is replaced by the next version, or else
+    the last.
+    """
     pins = []
     for name, version in re.findall(r"^([\w-]+)==(\S+)$", requirements, flags=re.MULTILINE):
-        nearest = next((v for v in versions_of(name) if v >= Version(version)), versions_of(name)[-1])
+        nearest = next(
+            (v for v in versions_of(name) if v >= Version(version)), versions_of(name)[-1]
+        )
         if nearest != Version(version):
             say(f"{name} {version} does not exist for this Python: {nearest} stands in")
         pins.append(f"{name}=={nearest}")
@@ -135,7 +153,9 @@ def make_images(folder):
 
 
 class Place:
-    """Where all rehearsals take place: a folder, the repository's address, the stand-in, the kernel's description."""
+    """Where all rehearsals take place: a folder, the repository's address, the stand-in, the
+    kernel's description.
+    """
 
     def __init__(self, folder):
         self.folder, self.stand_in = folder, folder / "stand-in"
@@ -143,7 +163,14 @@ class Place:
         self.address = make_repository(folder / "repository")
         kernel = folder / "jupyter" / "kernels" / "colab"
         kernel.mkdir(parents=True)
-        command = [str(PYTHON), "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        command = [
+            str(PYTHON),
+            "-Xfrozen_modules=off",
+            "-m",
+            "ipykernel_launcher",
+            "-f",
+            "{connection_file}",
+        ]
         text = json.dumps(dict(argv=command, display_name="Colab", language="python"))
         (kernel / "kernel.json").write_text(text)
         os.environ["JUPYTER_PATH"] = str(folder / "jupyter")

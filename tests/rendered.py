@@ -1,11 +1,11 @@
 """How do the notebook and the Markdown files look on GitHub, as nearly as can be told here?
 
     page = read_page(path)              # .markdown, .html; also of a notebook
-    github_page(page.html, folder)      # the same as a whole page in GitHub's style, for a person to look at
-    check_outputs(notebook)             # an executed notebook that GitHub will show
+    github_page(page.html, folder)      # the same as a whole page in GitHub's style, for a person
+    to look at check_outputs(notebook)             # an executed notebook that GitHub will show
 
-Notebooks go through nbconvert's basic template, which needs no script, as on GitHub. Markdown goes through CommonMark
-with GitHub's tables and struck words.
+Notebooks go through nbconvert's basic template, which needs no script, as on GitHub. Markdown goes
+through CommonMark with GitHub's tables and struck words.
 """
 
 import base64
@@ -23,8 +23,18 @@ from nbconvert import HTMLExporter
 from PIL import Image
 
 SCREEN = 1000  # pixels, about the height of one
-SHOWN = {"text/plain", "text/markdown", "text/html", "text/latex", "image/png", "image/jpeg", "image/svg+xml"}
-LOCAL = re.compile(r"(?<![\w.])/(root|home|work|tmp|Users|private)/|[A-Z]:\\\\|file://|localhost|127\.0\.0\.1")
+SHOWN = {
+    "text/plain",
+    "text/markdown",
+    "text/html",
+    "text/latex",
+    "image/png",
+    "image/jpeg",
+    "image/svg+xml",
+}
+LOCAL = re.compile(
+    r"(?<![\w.])/(root|home|work|tmp|Users|private)/|[A-Z]:\\\\|file://|localhost|127\.0\.0\.1"
+)
 STYLE = """
 body { margin: 0; background: white; color: #1f2328; font: 16px/1.5 "Liberation Sans", Helvetica, Arial, sans-serif }
 main { box-sizing: border-box; max-width: 1012px; margin: auto; padding: 32px }
@@ -70,7 +80,11 @@ def read_page(path):
     texts = []
     for cell in notebook.cells:
         texts += [cell.source] if cell.cell_type == "markdown" else []
-        texts += [o.data["text/markdown"] for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {})]
+        texts += [
+            o.data["text/markdown"]
+            for o in cell.get("outputs", [])
+            if "text/markdown" in o.get("data", {})
+        ]
     html, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
     return Page(path, "\n\n".join(texts), html)
 
@@ -90,29 +104,46 @@ def texts(notebook):
     for cell in code_cells(notebook):
         for output in cell.outputs:
             yield output.get("text", "")
-            yield from (data for kind, data in output.get("data", {}).items() if kind.startswith("text/"))
+            yield from (
+                data for kind, data in output.get("data", {}).items() if kind.startswith("text/")
+            )
 
 
 def images(notebook):
     """Every figure in the outputs: (PNG file as base64, its metadata with width and alt text)."""
     outputs = [
-        output for cell in code_cells(notebook) for output in cell.outputs if "image/png" in output.get("data", {})
+        output
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
     ]
     return [(output.data["image/png"], output.metadata.get("image/png", {})) for output in outputs]
 
 
 def check_outputs(notebook):
-    """What must hold for every executed notebook: no error, no warning, and nothing that GitHub cannot show."""
+    """What must hold for every executed notebook: no error, no warning, and nothing that GitHub
+    cannot show.
+    """
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    assert {output.output_type for output in outputs} <= {"stream", "execute_result", "display_data"}  # no error
+    assert {output.output_type for output in outputs} <= {
+        "stream",
+        "execute_result",
+        "display_data",
+    }  # no error
     assert not [output for output in outputs if output.get("name") == "stderr"]  # no warning either
     assert "widgets" not in notebook.metadata
     assert {kind for output in outputs for kind in output.get("data", {})} <= SHOWN
     for text in texts(notebook):
-        assert not re.search(r"[\r\x08\x1b]", text), text  # no progress bar printed a hundred times, no colour codes
+        assert not re.search(r"[\r\x08\x1b]", text), (
+            text
+        )  # no progress bar printed a hundred times, no colour codes
         assert not LOCAL.search(text), LOCAL.search(text)  # no paths of somebody's machine
         assert len(text.splitlines()) <= 70, text
     for image, metadata in images(notebook):
         width, height = Image.open(io.BytesIO(base64.b64decode(image))).size
-        assert metadata["width"] == 830 and height * 830 / width <= 2 * SCREEN, (width, height, metadata)
+        assert metadata["width"] == 830 and height * 830 / width <= 2 * SCREEN, (
+            width,
+            height,
+            metadata,
+        )
         assert len(metadata["alt"]) >= 20, metadata

@@ -20,7 +20,9 @@ def public_folder():
 
 @contextmanager
 def rights(path, mode):
-    """Inside: `path` has these rights, and this process is an ordinary user, not its owner if it was root."""
+    """Inside: `path` has these rights, and this process is an ordinary user, not its owner if it
+    was root.
+    """
     before = path.stat().st_mode
     path.chmod(mode)
     root = os.geteuid() == 0

@@ -2,8 +2,9 @@
 
     python tests/run_notebook.py S10_model.ipynb runs/notebook -p data sample -p limit 100
 
-Parameters replace the values in the cell that is tagged `parameters`. The executed notebook and an HTML page of it are
-written to the folder; the notebook itself writes its figures to misc/ and its weights to runs/.
+Parameters replace the values in the cell that is tagged `parameters`. The executed notebook and an
+HTML page of it are written to the folder; the notebook itself writes its figures to misc/ and its
+weights to runs/.
 """
 
 import argparse
@@ -20,10 +21,18 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 
-NUMBERS = ("epochs", "batch_size", "limit", "seed", "workers", "resume", "drive")  # all others are texts: a folder 2024
+NUMBERS = (
+    "epochs",
+    "batch_size",
+    "limit",
+    "seed",
+    "workers",
+    "resume",
+    "drive",
+)  # all others are texts: a folder 2024
 NO_ALT = 'alt="No description has been provided for this image"'  # nbconvert's
-# On a narrow page nbconvert cuts code off, breaks outputs in the middle of a word, and makes figures too small to read;
-# source code in a Markdown output gets the letters of prose
+# On a narrow page nbconvert cuts code off, breaks outputs in the middle of a word, and makes
+# figures too small to read; source code in a Markdown output gets the letters of prose
 STYLE = """
 .jp-RenderedMarkdown .highlight pre { font-family: var(--jp-code-font-family); font-size: var(--jp-code-font-size) }
 .jp-InputArea-editor, .jp-OutputArea-output, .jp-RenderedMarkdown { overflow-x: auto !important }
@@ -34,7 +43,9 @@ STYLE = """
 
 
 class Echo(NotebookClient):
-    """Shows what the cells print while they run. Ctrl-C interrupts the cell; nbclient itself would kill the kernel."""
+    """Shows what the cells print while they run. Ctrl-C interrupts the cell; nbclient itself would
+    kill the kernel.
+    """
 
     interrupted = False
 
@@ -54,15 +65,21 @@ class Echo(NotebookClient):
 
 
 def set_parameters(notebook, values):
-    """Put values into the parameters cell, and give it: `name = old  # comment` becomes `name = new  # comment`."""
+    """Put values into the parameters cell, and give it: `name = old  # comment` becomes `name = new
+    # comment`.
+    """
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     for name, value in values.items():
         plain = name in NUMBERS and re.fullmatch(r"-?\d+|None|True|False", value)
         text = value if plain else json.dumps(value, ensure_ascii=False)
         pattern = rf"^{name} = (\"(?:\\.|[^\"\\])*\"|'[^']*'|\S+)"
-        cell.source, found = re.subn(pattern, lambda _, new=f"{name} = {text}": new, cell.source, flags=re.MULTILINE)
+        cell.source, found = re.subn(
+            pattern, lambda _, new=f"{name} = {text}": new, cell.source, flags=re.MULTILINE
+        )
         if not found:
-            raise SystemExit(f"{name!r} is no parameter of the notebook: see its cell tagged `parameters`")
+            raise SystemExit(
+                f"{name!r} is no parameter of the notebook: see its cell tagged `parameters`"
+            )
     return cell
 
 
@@ -71,19 +88,27 @@ def export(notebook, path):
     page, _ = HTMLExporter().from_notebook_node(notebook)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            alt = output.get("metadata", {}).get("alt") or output.get("metadata", {}).get("image/png", {}).get("alt")
+            alt = output.get("metadata", {}).get("alt") or output.get("metadata", {}).get(
+                "image/png", {}
+            ).get("alt")
             if alt:  # in the order of the page
                 page = page.replace(NO_ALT, f'alt="{html.escape(alt)}"', 1)
     path.write_text(page.replace("</head>", f"<style>{STYLE}</style></head>", 1), encoding="utf-8")
 
 
 def run(path, out, values):
-    """Execute the notebook in the current folder; returns the path of what was executed, and what stopped it."""
+    """Execute the notebook in the current folder; returns the path of what was executed, and what
+    stopped it.
+    """
     notebook = nbformat.read(path, as_version=4)
     set_parameters(notebook, values)
     out.mkdir(parents=True, exist_ok=True)
     client = Echo(
-        notebook, timeout=None, kernel_name="python3", coalesce_streams=True, resources={"metadata": {"path": "."}}
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        coalesce_streams=True,
+        resources={"metadata": {"path": "."}},
     )
     failure = None
     try:
@@ -91,7 +116,9 @@ def run(path, out, values):
     except CellExecutionError as error:
         failure = f"{error.ename}: {error.evalue}"
     except DeadKernelError:
-        failure = "its kernel died, most often for want of memory: take a smaller BATCH_SIZE or LIMIT"
+        failure = (
+            "its kernel died, most often for want of memory: take a smaller BATCH_SIZE or LIMIT"
+        )
     except RuntimeError as error:
         failure = f"its kernel did not start: {error}"
     except KeyboardInterrupt:  # before there was a kernel
@@ -108,7 +135,9 @@ def main():
     parser = argparse.ArgumentParser(description="Run the notebook without a browser.")
     parser.add_argument("notebook", type=Path)
     parser.add_argument("out", type=Path, help="folder for the executed notebook and its HTML page")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter"
+    )
     args = parser.parse_args()
     executed, failure = run(args.notebook, args.out, dict(args.p))
     print(f"\nnotebook: {executed}\nHTML:     {executed.with_suffix('.html')}")

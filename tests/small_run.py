@@ -1,11 +1,14 @@
-"""The real command line around a tiny network and a few images, so that tests can afford it in real processes.
+"""The real command line around a tiny network and a few images, so that tests can afford it in real
+processes.
 
-    process = start(["--out", "DIR", …], "DIR/log.txt")       # forked off a server that has paid for the imports
-    process = start([…], log, stop=("train", 5))              # kills itself with SIGKILL in its fifth training step
-    SMALL_RUN_STOP="1 train 5" torchrun … tests/small_run.py  # the second of several processes does
+    process = start(["--out", "DIR", …], "DIR/log.txt")       # forked off a server that has paid
+    for the imports process = start([…], log, stop=("train", 5))              # kills itself with
+    SIGKILL in its fifth training step SMALL_RUN_STOP="1 train 5" torchrun … tests/small_run.py  #
+    the second of several processes does
 
-Points to stop at, each with the number of the call: "range", "train", "test" (a pass through the network), "write"
-(half of a file is written), "flush", "truncate", "rename", "draw" (before each of these), "renamed" (after a rename).
+Points to stop at, each with the number of the call: "range", "train", "test" (a pass through the
+network), "write" (half of a file is written), "flush", "truncate", "rename", "draw" (before each of
+these), "renamed" (after a rename).
 """
 
 import contextlib
@@ -35,17 +38,26 @@ from extras import checkpoint, lr_finder, settings  # noqa: E402, F401
 
 
 class TinyNet(nn.Sequential):
-    """What can go wrong in a resume is in it: BatchNorm's statistics, and dropout's random numbers."""
+    """What can go wrong in a resume is in it: BatchNorm's statistics, and dropout's random
+    numbers.
+    """
 
     def __init__(self, classes=10):
         super().__init__(
-            *(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4)),
+            *(
+                nn.Conv2d(3, 8, 3, padding=1, bias=False),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                nn.MaxPool2d(4),
+            ),
             *(nn.Flatten(), nn.Dropout(0.2), nn.Linear(8 * 64, classes), nn.LogSoftmax(dim=1)),
         )
         TinyNet.built = id(self)  # a copy, as the range test makes one, is not built
 
     # who uses the network
-    phase = property(lambda net: "range" if id(net) != TinyNet.built else "train" if net.training else "test")
+    phase = property(
+        lambda net: "range" if id(net) != TinyNet.built else "train" if net.training else "test"
+    )
 
 
 def tiny_sample(train=True, n=100):
@@ -63,7 +75,9 @@ def stop_at(point, number, how=signal.SIGKILL):
 
     def reached():
         if next(calls) == number:
-            os.kill(0 if how == signal.SIGINT else os.getpid(), how)  # Ctrl-C reaches the workers too
+            os.kill(
+                0 if how == signal.SIGINT else os.getpid(), how
+            )  # Ctrl-C reaches the workers too
 
     class HalfWritten(io.FileIO):
         def write(self, content):
@@ -71,7 +85,12 @@ def stop_at(point, number, how=signal.SIGKILL):
             reached()
             super().write(content[len(content) // 2 :])
 
-    places = dict(flush=(os, "fsync"), truncate=(os, "truncate"), rename=(Path, "replace"), draw=(command, "draw"))
+    places = dict(
+        flush=(os, "fsync"),
+        truncate=(os, "truncate"),
+        rename=(Path, "replace"),
+        draw=(command, "draw"),
+    )
     if point in places:
         function = getattr(*places[point])
         setattr(*places[point], lambda *args: (reached(), function(*args))[1])
@@ -96,10 +115,16 @@ def main(arguments):
 
 
 def child(arguments, log, stop, figures, room):
-    """A process of its own group, as from a terminal, whose output goes to a file; no file may outgrow `room` bytes."""
+    """A process of its own group, as from a terminal, whose output goes to a file; no file may
+    outgrow `room` bytes.
+    """
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts in the background ignores it
-    multiprocessing.set_start_method(None, force=True)  # for the loader's workers: as in any other program
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell that starts in the background ignores it
+    multiprocessing.set_start_method(
+        None, force=True
+    )  # for the loader's workers: as in any other program
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -121,7 +146,9 @@ STARTED = []
 
 
 def end_orphans():
-    """End the workers that killed processes left behind: one that lost its parent at birth waits for ever."""
+    """End the workers that killed processes left behind: one that lost its parent at birth waits
+    for ever.
+    """
     while STARTED:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(STARTED.pop(), signal.SIGKILL)
@@ -129,7 +156,9 @@ def end_orphans():
 
 def server():
     """A server that has paid for the imports, and forks new processes off itself."""
-    os.environ |= dict(PYTHONPATH=os.pathsep.join([str(HERE), str(HERE.parent)]), OMP_NUM_THREADS="1")
+    os.environ |= dict(
+        PYTHONPATH=os.pathsep.join([str(HERE), str(HERE.parent)]), OMP_NUM_THREADS="1"
+    )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["small_run", "torch_lr_finder.lr_finder"])
     return context
@@ -137,7 +166,9 @@ def server():
 
 def start(arguments, log, stop=None, figures=False, room=None):
     """Start the command line in a process of its own; `exitcode` is -9 after SIGKILL."""
-    process = server().Process(target=child, args=([str(a) for a in arguments], str(log), stop, figures, room))
+    process = server().Process(
+        target=child, args=([str(a) for a in arguments], str(log), stop, figures, room)
+    )
     process.start()
     STARTED.append(process.pid)
     return process
@@ -157,7 +188,9 @@ def weights(out):
 
 def same(first, second):
     """Two state dicts, to the last bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A damaged file loses one epoch, another run's is refused. Kills: test_kill.py; a full disk: test_main.py."""
+"""A damaged file loses one epoch, another run's is refused. Kills: test_kill.py; a full disk:
+test_main.py.
+"""
 
 import contextlib
 import errno
@@ -29,7 +31,9 @@ def opened(folder, config=CONFIG, **options):
 
 
 def save(checkpoint, done):
-    checkpoint.save(model={"w": torch.full((3,), float(done))}, history=rows(done), range_seconds=7.0)
+    checkpoint.save(
+        model={"w": torch.full((3,), float(done))}, history=rows(done), range_seconds=7.0
+    )
 
 
 def epochs_saved(folder, n):
@@ -44,8 +48,12 @@ def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != ".lock"}
 
 
-def test_both_files_are_read_without_pickle_and_what_is_displaced_was_emptied(tmp_path, monkeypatch):
-    """Google Drive keeps displaced files in its trash: 24 epochs of 79 MB would fill a free account."""
+def test_both_files_are_read_without_pickle_and_what_is_displaced_was_emptied(
+    tmp_path, monkeypatch
+):
+    """Google Drive keeps displaced files in its trash: 24 epochs of 79 MB would fill a free
+    account.
+    """
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(os, "truncate", Mock(wraps=os.truncate))
     epochs_saved("~/run", 2)
@@ -70,7 +78,11 @@ def test_a_damaged_file_is_set_aside_and_the_one_before_is_used(tmp_path, monkey
     epochs_saved(folder, 2)
     content = files(folder)[NEW]
     ones = np.full(3, 2.0, np.float32).tobytes()  # the weights
-    bad = {"truncated": content[: len(content) // 2], "empty": b"", "pickle with code": pickle.dumps(Harm())}
+    bad = {
+        "truncated": content[: len(content) // 2],
+        "empty": b"",
+        "pickle with code": pickle.dumps(Harm()),
+    }
     bad["one bit"] = content.replace(ones, ones[:-1] + b"\x41")
     (folder / NEW).write_bytes(bad[kind])
     again, lines = opened(folder)
@@ -85,7 +97,9 @@ def test_a_damaged_file_is_set_aside_and_the_one_before_is_used(tmp_path, monkey
 
 
 @pytest.mark.parametrize("kind", ["code in it", "weights", "a list", "another format"])
-def test_an_intact_file_that_cannot_be_read_here_is_refused_and_stays_where_it_is(tmp_path, monkeypatch, kind):
+def test_an_intact_file_that_cannot_be_read_here_is_refused_and_stays_where_it_is(
+    tmp_path, monkeypatch, kind
+):
     folder = tmp_path / "run"
     monkeypatch.chdir(tmp_path)
     epochs_saved(folder, 2)
@@ -102,13 +116,20 @@ def test_an_intact_file_that_cannot_be_read_here_is_refused_and_stays_where_it_i
 def test_a_file_that_cannot_be_read_now_is_not_set_aside(tmp_path, monkeypatch):
     """The disk or the network drive hesitates; the file may be good."""
     epochs_saved(tmp_path, 1)
-    with monkeypatch.context() as patched, pytest.raises(CheckpointError, match="cannot be read: Input/output error"):
-        patched.setattr(Path, "read_bytes", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(CheckpointError, match="cannot be read: Input/output error"),
+    ):
+        patched.setattr(
+            Path, "read_bytes", Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+        )
         opened(tmp_path)
     assert files(tmp_path).keys() == {NEW, OLD}
 
 
-@pytest.mark.parametrize("value", [np.float64(0.1), np.int64(3), Path("photos")], ids=["float64", "int64", "path"])
+@pytest.mark.parametrize(
+    "value", [np.float64(0.1), np.int64(3), Path("photos")], ids=["float64", "int64", "path"]
+)
 def test_a_numpy_number_or_a_path_is_refused_at_the_first_save(tmp_path, value):
     """It would be written, and refused when it is read: the run would be lost."""
     sentence = r"cannot be read back: give float\(x\) instead of a NumPy number, str\(path\)"
@@ -125,9 +146,13 @@ def test_a_numpy_number_or_a_path_is_refused_at_the_first_save(tmp_path, value):
 def test_another_configuration_is_refused_by_name_and_nothing_is_overwritten(tmp_path):
     epochs_saved(tmp_path, 2)
     before = files(tmp_path)
-    with pytest.raises(CheckpointError, match="another folder, or start over .--no-resume") as error:
+    with pytest.raises(
+        CheckpointError, match="another folder, or start over .--no-resume"
+    ) as error:
         opened(tmp_path, CONFIG | dict(seed=7, fingerprint="ab12"))
-    assert "seed is 0 there and 7 here; fingerprint is None there and 'ab12' here" in str(error.value)
+    assert "seed is 0 there and 7 here; fingerprint is None there and 'ab12' here" in str(
+        error.value
+    )
     assert files(tmp_path) == before
 
 
@@ -136,7 +161,9 @@ def adam(model, **options):
 
 
 def restored(folder, lr_max=np.float64(0.01), optimizer=make_optimizer, **options):  # noqa: B008
-    """A new optimizer and a new scheduler meet the checkpoint, as in `fit`, and one epoch is trained and saved."""
+    """A new optimizer and a new scheduler meet the checkpoint, as in `fit`, and one epoch is
+    trained and saved.
+    """
     model, checkpoint = TinyNet(), opened(folder)[0]
     parts = dict(model=model, optimizer=optimizer(model))
     if lr_max:
@@ -147,7 +174,9 @@ def restored(folder, lr_max=np.float64(0.01), optimizer=make_optimizer, **option
     if lr_max:
         for _ in range(10):
             parts["optimizer"].step(), parts["scheduler"].step()
-    checkpoint.save(history=[*history, *rows(1)], **{name: part.state_dict() for name, part in parts.items()})
+    checkpoint.save(
+        history=[*history, *rows(1)], **{name: part.state_dict() for name, part in parts.items()}
+    )
     return checkpoint, parts
 
 
@@ -157,8 +186,16 @@ def restored(folder, lr_max=np.float64(0.01), optimizer=make_optimizer, **option
         ({}, dict(lr_max=0.005), "max_lr of group 0 is 0.01 there and 0.005 here"),
         ({}, dict(lr_min=0.001), "initial_lr of group 0 is 0.0001 there and 0.001 here"),
         ({}, dict(peak=0.5), "_schedule_phases of the scheduler"),
-        ({}, dict(optimizer=lambda m: adam(m, weight_decay=0.5)), "weight_decay of group 0 is 0.25 there and 0.5"),
-        (dict(lr_max=0, optimizer=adam), dict(optimizer=lambda m: adam(m, lr=0.02)), "lr of group 0 is 0.001 there"),
+        (
+            {},
+            dict(optimizer=lambda m: adam(m, weight_decay=0.5)),
+            "weight_decay of group 0 is 0.25 there and 0.5",
+        ),
+        (
+            dict(lr_max=0, optimizer=adam),
+            dict(optimizer=lambda m: adam(m, lr=0.02)),
+            "lr of group 0 is 0.001 there",
+        ),
     ],
     ids=["LRMAX", "LRMIN", "peak", "weight decay", "learning rate without a scheduler"],
 )
@@ -168,7 +205,9 @@ def test_other_hyperparameters_are_refused_by_name(tmp_path, there, here, named)
     with pytest.raises(CheckpointError, match="another run") as error:
         restored(tmp_path, **there | here)
     assert named in str(error.value) and files(tmp_path) == before
-    assert len(restored(tmp_path, **there)[0].state["history"]) == 2  # with the same ones it goes on
+    assert (
+        len(restored(tmp_path, **there)[0].state["history"]) == 2
+    )  # with the same ones it goes on
 
 
 @pytest.mark.parametrize("lost", [None, "removed", "damaged"])
@@ -185,7 +224,9 @@ def test_no_resume_puts_the_newest_good_checkpoint_aside(tmp_path, lost):
 
 
 def test_a_released_checkpoint_cannot_be_used_again(tmp_path):
-    """Another process may have gone on with the run: an old state must not be saved over its newer one."""
+    """Another process may have gone on with the run: an old state must not be saved over its newer
+    one.
+    """
     released = epochs_saved(tmp_path, 1)
     released.release()
     epochs_saved(tmp_path, 2)
@@ -198,7 +239,9 @@ def test_a_released_checkpoint_cannot_be_used_again(tmp_path):
 
 
 def test_a_drive_without_locks_is_used_without_and_nobody_is_locked_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", Mock(side_effect=OSError(errno.ENOSYS, "no locks")))
+    monkeypatch.setattr(
+        pytest.importorskip("fcntl"), "flock", Mock(side_effect=OSError(errno.ENOSYS, "no locks"))
+    )
     checkpoint = epochs_saved(tmp_path, 1)
     assert checkpoint.lock is None and set(os.listdir(tmp_path)) == {NEW, OLD}
     checkpoint.release()

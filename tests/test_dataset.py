@@ -13,12 +13,28 @@ from torchvision import transforms as T
 
 import dataset
 import transform as tf
-from dataset import CLASSES, ArrayDataset, CifarDataset, Data, DeviceLoader, SeededLoader, UnNormalize, load, loaders
+from dataset import (
+    CLASSES,
+    ArrayDataset,
+    CifarDataset,
+    Data,
+    DeviceLoader,
+    SeededLoader,
+    UnNormalize,
+    load,
+    loaders,
+)
 from extras import download
 from transform import MEAN, STD
 
 N, BATCH = 50, 16
-EVERY = [("albumentations", 0), ("albumentations", 2), ("torchvision", 0), ("torchvision", 2), ("device", 0)]
+EVERY = [
+    ("albumentations", 0),
+    ("albumentations", 2),
+    ("torchvision", 0),
+    ("torchvision", 2),
+    ("device", 0),
+]
 NAMES = tuple(f"class {i}" for i in range(N))
 
 
@@ -26,9 +42,14 @@ def noise(n, size=32, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), ((0.1, 0.5, 0.9), (0.3, 0.02, 0.5)), ((0, 0, 0), (1, 1, 1))])
+@pytest.mark.parametrize(
+    ("mean", "std"), [(MEAN, STD), ((0.1, 0.5, 0.9), (0.3, 0.02, 0.5)), ((0, 0, 0), (1, 1, 1))]
+)
 def test_unnormalize_undoes_a_normalisation_in_a_new_tensor_and_refuses_other_channels(mean, std):
-    batch, exact = dataset.normalise_images(noise(4), mean, std), (noise(4) / 255).transpose(0, 3, 1, 2)
+    batch, exact = (
+        dataset.normalise_images(noise(4), mean, std),
+        (noise(4) / 255).transpose(0, 3, 1, 2),
+    )
     before = batch.clone()
     for given, right in ((batch, exact), (batch[0], exact[0])):
         undone = UnNormalize(mean, std)(given)
@@ -59,17 +80,26 @@ def test_array_dataset_takes_any_transform_or_none():
     assert plain[2][1] == 1 and type(plain[2][1]) is int and len(plain) == 3
     for transform in (tf.test_transforms, T.ToTensor(), lambda image: torch.zeros(3, 32, 32)):
         changed = plain.with_transform(transform)
-        assert changed[0][0].shape == (3, 32, 32) and changed.data is plain.data and plain.transform is None
-    np.testing.assert_array_equal(plain.with_transform(A.HorizontalFlip(p=1))[1][0], images[1][:, ::-1])
+        assert (
+            changed[0][0].shape == (3, 32, 32)
+            and changed.data is plain.data
+            and plain.transform is None
+        )
+    np.testing.assert_array_equal(
+        plain.with_transform(A.HorizontalFlip(p=1))[1][0], images[1][:, ::-1]
+    )
 
 
-@pytest.mark.parametrize(("images", "labels", "message"), [
-    (noise(3), [0, 2, 1], "image 1 has label 2: with 2 classes, labels go from 0 to 1"),
-    (noise(3), [0, 1], r"3 images have labels of shape \(2,\)"),
-    (noise(3), [0, 0.5, 1], "give one whole number for each"),
-    (noise(3) / 255, [0, 1, 1], r"images are float64 of shape \(3, 32, 32, 3\): give uint8"),
-    (noise(3).transpose(0, 3, 1, 2), [0, 1, 1], r"images are uint8 of shape \(3, 3, 32, 32\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (noise(3), [0, 2, 1], "image 1 has label 2: with 2 classes, labels go from 0 to 1"),
+        (noise(3), [0, 1], r"3 images have labels of shape \(2,\)"),
+        (noise(3), [0, 0.5, 1], "give one whole number for each"),
+        (noise(3) / 255, [0, 1, 1], r"images are float64 of shape \(3, 32, 32, 3\): give uint8"),
+        (noise(3).transpose(0, 3, 1, 2), [0, 1, 1], r"images are uint8 of shape \(3, 3, 32, 32\)"),
+    ],
+)
 def test_array_dataset_refuses_what_does_not_fit(images, labels, message):
     with pytest.raises(ValueError, match=message):
         ArrayDataset(images, labels, ("a", "b"))
@@ -87,10 +117,15 @@ def test_the_first_images_are_balanced_and_always_the_same():
         assert chosen == sorted(chosen) and some.targets.tolist() == labels[chosen].tolist()
 
 
-def test_cifar_dataset_reads_the_official_files_and_refuses_missing_and_damaged_ones(fake_cifar, tmp_path):
+def test_cifar_dataset_reads_the_official_files_and_refuses_missing_and_damaged_ones(
+    fake_cifar, tmp_path
+):
     root, splits = fake_cifar
     for train, (images, labels) in ((True, splits["train"]), (False, splits["test"])):
-        for found in (CifarDataset(root, train), CifarDataset(root, train, tf.train_transforms, download=True)):
+        for found in (
+            CifarDataset(root, train),
+            CifarDataset(root, train, tf.train_transforms, download=True),
+        ):
             np.testing.assert_array_equal(found.data, images)
             assert found.targets.tolist() == labels.tolist() and found.classes == CLASSES
         assert found[7][0].shape == (3, 32, 32) and found[7][1] == labels[7]
@@ -103,12 +138,19 @@ def test_cifar_dataset_reads_the_official_files_and_refuses_missing_and_damaged_
 
 @pytest.fixture
 def small():
-    return Data("small", *(ArrayDataset(noise(n, 4, seed=n), np.arange(n) % 10, CLASSES) for n in (200, 60)))
+    return Data(
+        "small", *(ArrayDataset(noise(n, 4, seed=n), np.arange(n) % 10, CLASSES) for n in (200, 60))
+    )
 
 
 def test_a_limit_takes_n_training_and_a_fifth_as_many_test_images(small):
     limited = small.limited(100)
-    assert (len(limited.train), len(limited.test), limited.limit, limited.name) == (100, 20, 100, "small")
+    assert (len(limited.train), len(limited.test), limited.limit, limited.name) == (
+        100,
+        20,
+        100,
+        "small",
+    )
     assert np.bincount(limited.test.targets).tolist() == [2] * 10
     assert limited.fingerprint == small.limited(100).fingerprint != small.fingerprint
     assert small.limited(None) is small and small.limited(200) is small and small.limit is None
@@ -123,25 +165,44 @@ def test_the_fingerprint_depends_on_every_pixel_label_and_place(small):
             array[place] ^= 1
             seen.add(small.fingerprint)
     turned = ArrayDataset(small.train.data[::-1], small.train.targets[::-1], CLASSES)
-    seen |= {Data("swapped", small.test, small.train).fingerprint, Data("turned", turned, small.test).fingerprint}
+    seen |= {
+        Data("swapped", small.test, small.train).fingerprint,
+        Data("turned", turned, small.test).fingerprint,
+    }
     assert len(seen) == 7
 
 
 def test_the_official_files_are_found_in_the_root_and_in_a_folder(fake_cifar, tmp_path):
     root, splits = fake_cifar
-    right = Data("CIFAR-10", *(ArrayDataset(*split, CLASSES) for split in (splits["train"], splits["test"])))
+    right = Data(
+        "CIFAR-10", *(ArrayDataset(*split, CLASSES) for split in (splits["train"], splits["test"]))
+    )
     for found in (load("cifar10", root), load("auto", root), load(root, tmp_path / "else")):
-        assert (found.name, found.kind, found.classes, found.mean) == ("CIFAR-10", "cifar10", CLASSES, MEAN)
+        assert (found.name, found.kind, found.classes, found.mean) == (
+            "CIFAR-10",
+            "cifar10",
+            CLASSES,
+            MEAN,
+        )
         assert found.fingerprint == right.fingerprint
 
 
 def test_auto_falls_back_to_the_sample_and_says_so_but_cifar10_does_not(monkeypatch, tmp_path):
-    monkeypatch.setattr(download, "fetch_cifar10", Mock(side_effect=download.DownloadError("host.example is silent")))
+    monkeypatch.setattr(
+        download,
+        "fetch_cifar10",
+        Mock(side_effect=download.DownloadError("host.example is silent")),
+    )
     said = []
     with pytest.raises(download.DownloadError, match="host.example"):
         load("cifar10", tmp_path, log=said.append)
     sample = load("auto", tmp_path, log=said.append)
-    assert len(said) == 1 and "host.example" in said[0] and "CIFAR-10 cannot be had" in said[0] and "sample" in said[0]
+    assert (
+        len(said) == 1
+        and "host.example" in said[0]
+        and "CIFAR-10 cannot be had" in said[0]
+        and "sample" in said[0]
+    )
     assert (sample.name, sample.kind) == ("sample data, not CIFAR-10", "sample")
     assert (sample.mean, sample.std) == dataset.statistics(sample.train.data)
     assert load("sample").fingerprint == sample.fingerprint
@@ -150,7 +211,9 @@ def test_auto_falls_back_to_the_sample_and_says_so_but_cifar10_does_not(monkeypa
 @pytest.mark.parametrize("name", ["cifar100", "CIFAR10", "no/such/folder", "", 2024])
 def test_an_unknown_source_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"data is '{name}': give one of auto, cifar10, sample, or a folder"):
+    with pytest.raises(
+        ValueError, match=f"data is '{name}': give one of auto, cifar10, sample, or a folder"
+    ):
         load(name)
 
 
@@ -163,7 +226,9 @@ def write_folder(root, classes, size=32):
     return root
 
 
-@pytest.mark.parametrize(("folder", "name"), [("images", "images"), ("CIFAR-10", "CIFAR-10, a folder")])
+@pytest.mark.parametrize(
+    ("folder", "name"), [("images", "images"), ("CIFAR-10", "CIFAR-10, a folder")]
+)
 def test_a_folder_with_the_classes_of_cifar10_is_not_called_cifar10(tmp_path, folder, name):
     found = load(write_folder(tmp_path / folder, CLASSES), tmp_path)
     assert (found.name, found.kind, found.classes, found.mean) == (name, "folder", CLASSES, MEAN)
@@ -183,9 +248,13 @@ def test_a_folder_of_other_classes_has_its_own_name_and_statistics(tmp_path, mon
 
 @pytest.fixture(scope="module")
 def data():
-    """One image 50 times, so that two results differ only where the draws do; the label says which one it is."""
+    """One image 50 times, so that two results differ only where the draws do; the label says which
+    one it is.
+    """
     same = np.broadcast_to(noise(1), (N, 32, 32, 3)).copy()
-    return Data("fake", ArrayDataset(same, range(N), NAMES), ArrayDataset(noise(N), range(N), NAMES))
+    return Data(
+        "fake", ArrayDataset(same, range(N), NAMES), ArrayDataset(noise(N), range(N), NAMES)
+    )
 
 
 def epoch_of(loader, epoch):
@@ -202,7 +271,11 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(data, kind, workers):
 
     straight = make(seed=3)
     first, second = epoch_of(straight, 1), epoch_of(straight, 2)
-    random.seed(99), np.random.seed(99), torch.manual_seed(99)  # what a notebook may do between two runs
+    (
+        random.seed(99),
+        np.random.seed(99),
+        torch.manual_seed(99),
+    )  # what a notebook may do between two runs
     resumed, other = epoch_of(make(seed=3), 2), epoch_of(make(seed=4), 2)
     assert torch.equal(second[0], resumed[0]) and torch.equal(second[1], resumed[1])
     for images, labels in (first, other):
@@ -216,10 +289,18 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(data, kind, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_transforms_that_draw_from_random_and_numpy_are_seeded(data, workers):
     transform = lambda image: torch.tensor([random.random(), np.random.rand(), torch.rand(())])  # noqa: E731
-    loader = SeededLoader(data.train.with_transform(transform), seed=3, num_workers=workers, batch_size=BATCH)
+    loader = SeededLoader(
+        data.train.with_transform(transform), seed=3, num_workers=workers, batch_size=BATCH
+    )
     first, second, again = epoch_of(loader, 1)[0], epoch_of(loader, 2)[0], epoch_of(loader, 1)[0]
-    assert torch.equal(first, again) and not (first == second).any() and len(torch.unique(first)) == 3 * N
-    with pytest.raises(ValueError, match="persistent_workers is True"):  # they would go on with old random numbers
+    assert (
+        torch.equal(first, again)
+        and not (first == second).any()
+        and len(torch.unique(first)) == 3 * N
+    )
+    with pytest.raises(
+        ValueError, match="persistent_workers is True"
+    ):  # they would go on with old random numbers
         SeededLoader(data.train, num_workers=2, persistent_workers=True)
 
 
@@ -242,7 +323,9 @@ def test_the_device_loader_draws_by_image_and_leaves_generator_and_data_alone(da
     for train in (True, False):
         loader = DeviceLoader(data.test, N, train=train, dtype=torch.bfloat16)
         ((images, _),) = loader
-        assert images.dtype == torch.bfloat16 and images.is_contiguous(memory_format=torch.channels_last)
+        assert images.dtype == torch.bfloat16 and images.is_contiguous(
+            memory_format=torch.channels_last
+        )
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -256,14 +339,18 @@ def test_processes_share_the_rows_of_every_batch(data, world_size):
     for right, *shares in zip(whole, *parts, strict=True):
         images, labels = (torch.cat(column) for column in zip(*shares, strict=True))
         assert torch.equal(images, right[0]) and torch.equal(labels, right[1])
-        assert np.ptp([len(labels) for _, labels in shares]) <= 1 and not torch.equal(whole[0][1], other[0][1])
+        assert np.ptp([len(labels) for _, labels in shares]) <= 1 and not torch.equal(
+            whole[0][1], other[0][1]
+        )
 
 
 @pytest.mark.parametrize("kind", dataset.LOADERS)
 def test_images_that_are_not_square_are_refused_by_every_loader(data, kind):
     wide = ArrayDataset(np.zeros((20, 32, 40, 3), np.uint8), np.zeros(20), NAMES)
     for splits in ((wide, data.test), (data.train, wide)):
-        with pytest.raises(ValueError, match=r"images are of shape \(32, 40, 3\): the crop needs square ones"):
+        with pytest.raises(
+            ValueError, match=r"images are of shape \(32, 40, 3\): the crop needs square ones"
+        ):
             loaders(Data("wide", *splits), BATCH, loader=kind)
 
 
@@ -275,6 +362,9 @@ def test_auto_takes_the_device_where_there_is_an_accelerator_and_says_what_that_
         assert isinstance(loaders(data, loader=kind, log=said.append)[0], SeededLoader) and not said
     assert isinstance(loaders(data, loader="device", log=said.append)[0], DeviceLoader)
     assert len(said) == 1 and "train_transforms" in said[0] and 'loader="albumentations"' in said[0]
-    for wrong, message in ((dict(loader="gpu"), "loader is 'gpu': choose one of"), (dict(batch_size=0), "size is 0")):
+    for wrong, message in (
+        (dict(loader="gpu"), "loader is 'gpu': choose one of"),
+        (dict(batch_size=0), "size is 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             loaders(data, **wrong)

@@ -1,4 +1,6 @@
-"""Several processes train the network that one would: real processes, started by torchrun, on the CPU."""
+"""Several processes train the network that one would: real processes, started by torchrun, on the
+CPU.
+"""
 
 import json
 import socket
@@ -16,7 +18,18 @@ from test import test as evaluate
 from train import average_buffers, share_weight
 
 HERE = Path(__file__).parent
-SMALL = ["--limit", "40", "--batch-size", "16", "--epochs", "3", "--seed", "3", "--loader", "device"]
+SMALL = [
+    "--limit",
+    "40",
+    "--batch-size",
+    "16",
+    "--epochs",
+    "3",
+    "--seed",
+    "3",
+    "--loader",
+    "device",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +39,15 @@ def no_orphans():
 
 
 def two(target, *arguments, timeout=300):
-    """Call `target` in two processes, forked off a server that has paid for the imports; returns their exit codes."""
+    """Call `target` in two processes, forked off a server that has paid for the imports; returns
+    their exit codes.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    processes = [server().Process(target=as_rank, args=(rank, port, target, *arguments)) for rank in (0, 1)]
+    processes = [
+        server().Process(target=as_rank, args=(rank, port, target, *arguments)) for rank in (0, 1)
+    ]
     for process in processes:
         process.start()
         STARTED.append(process.pid)
@@ -51,18 +68,24 @@ def test_every_image_is_seen_once_in_the_batches_of_one_process(pair):
     _, (loader, _), _, _ = parts()
     whole = [labels.tolist() for _, labels in loader]
     assert [len(batch) for batch in whole] == [7, 7, 6]
-    assert [first + second for first, second in zip(*(found["seen"] for found in pair), strict=True)] == whole
+    assert [
+        first + second for first, second in zip(*(found["seen"] for found in pair), strict=True)
+    ] == whole
     assert [len(batch) for batch in pair[0]["seen"]] == [3, 3, 3]
     assert sorted(sum(whole, [])) == list(range(20))
 
 
 def test_three_steps_are_those_of_one_process_to_1e_10(pair):
-    """One process takes both shares one after the other; BatchNorm sees the rows of a share, as in each process.
+    """One process takes both shares one after the other; BatchNorm sees the rows of a share, as in
+    each process.
 
-    The last batch has uneven shares of a smaller whole: its gradient is still the mean over all rows.
+    The last batch has uneven shares of a smaller whole: its gradient is still the mean over all
+    rows.
     """
     model, (loader, _), optimizer, criterion = parts()
-    twin = parts()[0]  # has the running statistics of the first share, the model those of the second
+    twin = parts()[
+        0
+    ]  # has the running statistics of the first share, the model those of the second
     model.train(), twin.train()
     loss_sum, correct = 0, 0
     for images, labels in loader:
@@ -85,7 +108,9 @@ def test_three_steps_are_those_of_one_process_to_1e_10(pair):
         for name, buffer in model.named_buffers():  # the average of both processes
             average = (buffer + dict(twin.named_buffers())[name]) / 2
             assert torch.allclose(found["model"][name].double(), average.double(), rtol=1e-10), name
-        assert found["trained"] == pytest.approx((loss_sum / 20, 100 * correct / 20), rel=1e-6)  # summed in float32
+        assert found["trained"] == pytest.approx(
+            (loss_sum / 20, 100 * correct / 20), rel=1e-6
+        )  # summed in float32
     assert same(pair[0]["model"], pair[1]["model"])
 
 
@@ -110,12 +135,18 @@ def test_what_cannot_be_shared_is_refused_in_a_sentence(pair):
         ]
 
 
-def test_a_dead_process_ends_the_run_which_then_goes_on_with_another_number(tmp_path, monkeypatch, capfd):
-    """Two processes, of which the second is killed in epoch 2; one process, killed in epoch 3; then two again."""
+def test_a_dead_process_ends_the_run_which_then_goes_on_with_another_number(
+    tmp_path, monkeypatch, capfd
+):
+    """Two processes, of which the second is killed in epoch 2; one process, killed in epoch 3; then
+    two again.
+    """
     out, log, again = tmp_path / "run", tmp_path / "log.txt", tmp_path / "again.txt"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("SMALL_RUN_STOP", "1 train 5")
-    with pytest.raises(RuntimeError, match="the run on 2 processes failed, see above; running this again goes on"):
+    with pytest.raises(
+        RuntimeError, match="the run on 2 processes failed, see above; running this again goes on"
+    ):
         distributed.torchrun(2, [*SMALL, "--out", str(out)], main=HERE / "small_run.py")
     words = capfd.readouterr().out
     assert "Signal 9 (SIGKILL)" in words  # torchrun's report
@@ -123,11 +154,16 @@ def test_a_dead_process_ends_the_run_which_then_goes_on_with_another_number(tmp_
 
     monkeypatch.delenv("SMALL_RUN_STOP")
     assert finish([*SMALL, "--out", out], log, stop=("train", 5)) == -9
-    assert "resumed after epoch 1 of 3" in log.read_text() and "the run was begun on 2 × " in log.read_text()
+    assert (
+        "resumed after epoch 1 of 3" in log.read_text()
+        and "the run was begun on 2 × " in log.read_text()
+    )
 
     assert two(child, [*SMALL, "--out", str(out)], str(again), None, False, None) == [0, 0]
     words = again.read_text()
-    assert "resumed after epoch 2 of 3" in words and words.count("epoch 3/3") == 1  # only rank 0 prints
+    assert (
+        "resumed after epoch 2 of 3" in words and words.count("epoch 3/3") == 1
+    )  # only rank 0 prints
     numbers = json.loads((out / "results.json").read_text())
     assert [row["epoch"] for row in numbers["history"]] == [1, 2, 3]
     assert numbers["world_size"] == 2 and numbers["device"].startswith("2 × ")
@@ -148,7 +184,10 @@ def test_without_torchrun_everything_is_given_back_as_it_is():
     model, value = nn.BatchNorm1d(1), object()
     with distributed.process_group():
         assert (distributed.rank(), distributed.world_size(), share_weight(3, "cpu")) == (0, 1, 1.0)
-        assert distributed.wrap(model, sync_batchnorm=True) is model and distributed.broadcast(value) is value
+        assert (
+            distributed.wrap(model, sync_batchnorm=True) is model
+            and distributed.broadcast(value) is value
+        )
         assert distributed.run_on_rank0(lambda: value) is value
         average_buffers(model)
     assert model.running_var.tolist() == [1.0]

@@ -1,4 +1,6 @@
-"""The official files arrive whole, whatever hosts and disk do. All hosts are addresses of a server in this file."""
+"""The official files arrive whole, whatever hosts and disk do. All hosts are addresses of a server
+in this file.
+"""
 
 import contextlib
 import hashlib
@@ -30,7 +32,10 @@ def md5(content):
 
 
 RNG = np.random.default_rng(0)  # noise does not shrink when it is packed
-BATCHES = {name: {"data": RNG.integers(0, 256, (4, 3072), np.uint8), "labels": [0, 1, 2, 3]} for name in download.FILES}
+BATCHES = {
+    name: {"data": RNG.integers(0, 256, (4, 3072), np.uint8), "labels": [0, 1, 2, 3]}
+    for name in download.FILES
+}
 FILES = {name: pickle.dumps(batch) for name, batch in BATCHES.items()}
 with tarfile.open(fileobj=(buffer := io.BytesIO()), mode="w:gz") as tar:
     for name, content in (FILES | {"readme.html": b"is not unpacked"}).items():
@@ -55,7 +60,9 @@ def small(monkeypatch):
 
 
 class Host:
-    """One address of our server, with an answer of its own; `asked` lists the Range headers in order."""
+    """One address of our server, with an answer of its own; `asked` lists the Range headers in
+    order.
+    """
 
     all = []
 
@@ -82,7 +89,9 @@ threading.Thread(target=SERVER.serve_forever, daemon=True).start()
 
 @pytest.fixture
 def use(monkeypatch):
-    """use(answer, address, …): make hosts that answer so (or addresses) the sources; returns the hosts."""
+    """use(answer, address, …): make hosts that answer so (or addresses) the sources; returns the
+    hosts.
+    """
 
     def set_sources(*answers):
         hosts = [Host(answer) if callable(answer) else answer for answer in answers]
@@ -142,7 +151,9 @@ def assert_right(root, more=()):
 
 
 def test_files_are_fetched_and_read(tmp_path, use, capsys, monkeypatch):
-    monkeypatch.delattr(tarfile.TarFile, "extractall")  # its `filter` is missing in Debian 12's Python 3.11.2
+    monkeypatch.delattr(
+        tarfile.TarFile, "extractall"
+    )  # its `filter` is missing in Debian 12's Python 3.11.2
     use(whole())
     root = tmp_path / "not" / "yet"
     assert fetch_cifar10(str(root)) == root / FOLDER
@@ -178,7 +189,9 @@ def test_right_files_need_no_network_and_damaged_ones_are_set_aside(tmp_path, us
     assert (tmp_path / f"{ARCHIVE}.bad").read_bytes() == b"mine too"
 
 
-@pytest.mark.parametrize("form", ["file://{}", "{}", "~/my.tgz", "gopher://x/y", "http://[x", "/no/such/file"])
+@pytest.mark.parametrize(
+    "form", ["file://{}", "{}", "~/my.tgz", "gopher://x/y", "http://[x", "/no/such/file"]
+)
 def test_the_own_source_is_an_address_a_path_or_nonsense(tmp_path, use, monkeypatch, form):
     good = use(whole())
     (tmp_path / "my.tgz").write_bytes(BYTES)
@@ -202,7 +215,9 @@ def test_a_source_that_ignores_range_never_shortens_what_is_there(tmp_path, use,
     assert host.asked == [f"bytes={max(HALF, sent)}-"]
 
 
-@pytest.mark.parametrize("there, asked", [(b"x" * HALF, [f"bytes={HALF}-", None]), (BYTES + b"x", [None])])
+@pytest.mark.parametrize(
+    "there, asked", [(b"x" * HALF, [f"bytes={HALF}-", None]), (BYTES + b"x", [None])]
+)
 def test_what_is_there_from_before_is_not_trusted(tmp_path, use, there, asked):
     host = use(whole())
     (tmp_path / PART).write_bytes(there)
@@ -211,7 +226,9 @@ def test_what_is_there_from_before_is_not_trusted(tmp_path, use, there, asked):
     assert host.asked == asked
 
 
-def test_other_processes_wait_while_one_downloads_and_then_use_its_files(tmp_path, use, monkeypatch):
+def test_other_processes_wait_while_one_downloads_and_then_use_its_files(
+    tmp_path, use, monkeypatch
+):
     def answer(request):
         with pytest.raises(TimeoutError):
             FileLock(tmp_path / f"{ARCHIVE}.lock").acquire(timeout=0)  # as another process would
@@ -230,7 +247,9 @@ def test_a_slow_source_is_left_while_another_is_untried(tmp_path, use, capsys):
     slow, good = use(drip(20_000), whole())
     fetch_cifar10(tmp_path)
     assert_right(tmp_path)
-    assert slow.asked == [None] and good.asked[0].startswith("bytes=")  # what came slowly is not fetched again
+    assert slow.asked == [None] and good.asked[0].startswith(
+        "bytes="
+    )  # what came slowly is not fetched again
     assert "left it: slow, " in capsys.readouterr().out
     slow, broken, _ = use(drip(60_000), whole(cut=0), DEAD)
     fetch_cifar10(tmp_path / "2")  # slow is better than nothing
@@ -240,7 +259,10 @@ def test_a_slow_source_is_left_while_another_is_untried(tmp_path, use, capsys):
 
 BAD = {
     "wrong md5": (whole(OTHER), "wrong md5"),
-    "web page": (whole(b"<html>Please sign in to the network</html>".ljust(len(BYTES)), ranges=False), "web page"),
+    "web page": (
+        whole(b"<html>Please sign in to the network</html>".ljust(len(BYTES)), ranges=False),
+        "web page",
+    ),
     "truncated": (whole(BYTES[:HALF]), "broke off"),
     "404": (lambda request: request.send_error(404), "HTTP Error 404"),
     "silent": (silent_after(0), "timed out"),
@@ -262,7 +284,9 @@ def test_a_bad_source_costs_nothing_and_is_named_or_left_for_the_next(tmp_path, 
     assert good.asked == [None if kind == "wrong md5" else f"bytes={HALF}-"]
 
 
-def test_all_are_listed_with_their_reasons_and_the_way_by_hand_but_no_secrets(tmp_path, use, monkeypatch):
+def test_all_are_listed_with_their_reasons_and_the_way_by_hand_but_no_secrets(
+    tmp_path, use, monkeypatch
+):
     wrong, _ = use(whole(OTHER), DEAD)
     monkeypatch.setenv("CIFAR10_URL", DEAD.replace("//", "//me:secret@") + "?token=secret")
     with pytest.raises(DownloadError) as error:
@@ -275,9 +299,13 @@ def test_all_are_listed_with_their_reasons_and_the_way_by_hand_but_no_secrets(tm
 
 def test_without_certificates_the_error_names_the_cure(tmp_path, monkeypatch):
     """python.org's Python on a Mac has none until its user installs them."""
-    refused = Mock(side_effect=URLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"))
+    refused = Mock(
+        side_effect=URLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
+    )
     monkeypatch.setattr(OpenerDirector, "open", refused)
-    with pytest.raises(DownloadError, match="(?s)Install.Certificates.command.*pip install certifi.*SSL_CERT_FILE"):
+    with pytest.raises(
+        DownloadError, match="(?s)Install.Certificates.command.*pip install certifi.*SSL_CERT_FILE"
+    ):
         fetch_cifar10(tmp_path)
 
 
@@ -290,12 +318,18 @@ def test_a_full_disk_is_said(tmp_path, use):
 
 
 def test_a_root_that_cannot_be_written_is_named():
-    with public_folder() as root, rights(root, 0o555), pytest.raises(DownloadError, match=f"{root}.* may write"):
+    with (
+        public_folder() as root,
+        rights(root, 0o555),
+        pytest.raises(DownloadError, match=f"{root}.* may write"),
+    ):
         fetch_cifar10(root)
 
 
 def test_nothing_is_unpickled_before_its_md5_is_right(tmp_path):
-    (tmp_path / "data_batch_1").write_bytes(b"cbuiltins\nopen\n(V%b\nVw\ntR." % bytes(tmp_path / "exploded"))
+    (tmp_path / "data_batch_1").write_bytes(
+        b"cbuiltins\nopen\n(V%b\nVw\ntR." % bytes(tmp_path / "exploded")
+    )
     with pytest.raises(DownloadError, match="data_batch_1 is missing or damaged"):
         read_batches(tmp_path, train=True)
     assert not (tmp_path / "exploded").exists()

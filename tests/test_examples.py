@@ -24,7 +24,9 @@ NUMBERS = dict(data="sample data, not CIFAR-10", classes=CLASSES, mean=MEAN, std
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder as a run leaves it: real weights (of an untrained network), results.json; and a few photos."""
+    """A folder as a run leaves it: real weights (of an untrained network), results.json; and a few
+    photos.
+    """
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     torch.save(models.s10_model().state_dict(), folder / "s10_model.pt")
@@ -47,12 +49,23 @@ def run(trained, tmp_path):
 
 def start(script, arguments, folder):
     command = [sys.executable, str(ROOT / "examples" / script), *arguments]
-    environment = os.environ | dict(OMP_NUM_THREADS="1")  # from another folder than the repository's
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    environment = os.environ | dict(
+        OMP_NUM_THREADS="1"
+    )  # from another folder than the repository's
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
 
 
 def test_predict_names_five_classes_of_each_photo_and_draws_them(trained, tmp_path):
-    words = ["portrait.jpg", "grey.png", "--weights", "s10_model.pt", "--out", str(tmp_path / "seen.png")]
+    words = [
+        "portrait.jpg",
+        "grey.png",
+        "--weights",
+        "s10_model.pt",
+        "--out",
+        str(tmp_path / "seen.png"),
+    ]
     done = start("predict.py", words, trained)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -72,7 +85,9 @@ def test_the_probabilities_are_those_of_the_network_on_the_test_transform(traine
     np.testing.assert_array_equal(seen[0], read_image(trained / "portrait.jpg"))
     assert seen.shape == (2, 32, 32, 3) and originals[0].shape == (160, 160, 3)
     with torch.inference_mode():
-        expected = model(torch.stack([transforms(image=image)["image"] for image in seen])).exp().numpy()
+        expected = (
+            model(torch.stack([transforms(image=image)["image"] for image in seen])).exp().numpy()
+        )
     np.testing.assert_allclose(predict.predict_images(model, seen, MEAN, STD), expected, atol=1e-5)
     assert predict.read_photos([])[0].shape == (0, 32, 32, 3)  # as the notebook's cell begins
 
@@ -81,7 +96,9 @@ def test_upload_asks_in_colab(trained, tmp_path, monkeypatch):
     package = tmp_path / "google" / "colab"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    (package / "files.py").write_text(f"def upload():\n    return {{{str(trained / 'portrait.jpg')!r}: b''}}\n")
+    (package / "files.py").write_text(
+        f"def upload():\n    return {{{str(trained / 'portrait.jpg')!r}: b''}}\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert len(predict.read_photos("upload")[0]) == 1
 
@@ -90,7 +107,11 @@ SPOILT = {  # name: (the file, what becomes of it, the sentence)
     "no weights": ("s10_model.pt", None, "s10_model.pt is missing: train first"),
     "no results": ("results.json", None, "results.json is missing: train first"),
     "cut weights": ("s10_model.pt", b"PK", "s10_model.pt holds no weights of this network"),
-    "other classes": ("results.json", json.dumps(NUMBERS | dict(classes="ab")).encode(), "holds no weights of this"),
+    "other classes": (
+        "results.json",
+        json.dumps(NUMBERS | dict(classes="ab")).encode(),
+        "holds no weights of this",
+    ),
     "cut results": ("results.json", b'{"data": "CIFAR', "results.json is damaged"),
     "binary results": ("results.json", b"\xff\xfe\x00", "results.json is damaged"),
     "other results": ("results.json", b"[3]", "results.json is damaged"),
@@ -127,7 +148,12 @@ def test_next_week_learns_a_folder_draws_and_goes_on(tmp_path, monkeypatch, caps
     rates = [line.split("LR ")[1].split()[0] for line in lines if line.startswith("epoch")]
     assert rates == ["2.00e-03", "2.00e-04"]  # StepLR took it down after the first epoch
     figures = {file.name for file in (tmp_path / "out/shapes").glob("*.png")}
-    assert figures >= {"samples.png", "loss_curves.png", "confusion_matrix.png", "misclassified.png"}
+    assert figures >= {
+        "samples.png",
+        "loss_curves.png",
+        "confusion_matrix.png",
+        "misclassified.png",
+    }
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(next_week, "draw", lambda *_: None)
     next_week.main(words)
@@ -138,5 +164,7 @@ def test_next_week_learns_a_folder_draws_and_goes_on(tmp_path, monkeypatch, caps
 def test_next_week_says_a_sentence(tmp_path, monkeypatch, arguments):
     next_week.draw_shapes(tmp_path / "shapes", train=1, test=1)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="^next_week.py: .*no-such-folder|^next_week.py: loader is 'magic'"):
+    with pytest.raises(
+        SystemExit, match="^next_week.py: .*no-such-folder|^next_week.py: loader is 'magic'"
+    ):
         next_week.main([*arguments, "--out", str(tmp_path)])

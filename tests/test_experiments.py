@@ -1,4 +1,6 @@
-"""The experiments: every script in seconds, resuming, decay, paired intervals, the deep networks, people."""
+"""The experiments: every script in seconds, resuming, decay, paired intervals, the deep networks,
+people.
+"""
 
 import hashlib
 import json
@@ -15,12 +17,33 @@ import dataset
 import models
 import train
 import transform
-from experiments import ablation, depth, gradient_flow, learning_rate, paired, people, search, training
+from experiments import (
+    ablation,
+    depth,
+    gradient_flow,
+    learning_rate,
+    paired,
+    people,
+    search,
+    training,
+)
 from experiments.augmentation import VARIANTS, VariantLoader
 from experiments.common import options, start
 from experiments.networks import ResNet, make_model
 
-KEYS = {"key", "name", "data", "images", "epochs", "seeds", "accuracies", "mean", "std", "device", "precision"}
+KEYS = {
+    "key",
+    "name",
+    "data",
+    "images",
+    "epochs",
+    "seeds",
+    "accuracies",
+    "mean",
+    "std",
+    "device",
+    "precision",
+}
 
 
 class Narrow(nn.Module):
@@ -28,7 +51,11 @@ class Narrow(nn.Module):
 
     def __init__(self, num_classes=10, residual=True):
         super().__init__()
-        self.residual, self.conv, self.bn = residual, nn.Conv2d(3, 4, 3, stride=4, bias=False), nn.BatchNorm2d(4)
+        self.residual, self.conv, self.bn = (
+            residual,
+            nn.Conv2d(3, 4, 3, stride=4, bias=False),
+            nn.BatchNorm2d(4),
+        )
         self.fc = nn.Linear(4 * 64, num_classes, bias=False)
         self.fc.weight.data.mul_(1 / 8)
 
@@ -60,10 +87,15 @@ def study(script=ablation, *more):
     return start(options("", limit=100, seeds=1), list(more), "study", script.ROWS)
 
 
-@pytest.mark.parametrize("script, arguments, count", [
-    (ablation, [], 12), (search, ["--try", '{"fc_scale": 2}', "--try", '{"fc_scale": 1.0}'], 10),
-    (depth, ["--depths", "8,14"], 4), (learning_rate, [], 10),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "script, arguments, count",
+    [
+        (ablation, [], 12),
+        (search, ["--try", '{"fc_scale": 2}', "--try", '{"fc_scale": 1.0}'], 10),
+        (depth, ["--depths", "8,14"], 4),
+        (learning_rate, [], 10),
+    ],
+)
 def test_every_training_script_runs_and_writes_its_rows(small, script, arguments, count, capsys):
     name = script.__name__.split(".")[-1]
     script.main(["--tiny", "--seeds", "1", *arguments])
@@ -84,10 +116,15 @@ def test_a_second_call_trains_nothing_and_a_new_seed_is_added(small, monkeypatch
     assert rows_of("ablation") == before and capsys.readouterr().out.count("finished already") == 2
     ablation.main(["--tiny", "--seeds", "2", "--rows", "recipe"])
     learning_rate.main(["--tiny", "--seeds", "1", "--rows", "recipe"])
-    assert rows_of("learning_rate")[0]["correct"] == rows_of("ablation")[0]["correct"]  # taken over, both seeds
+    assert (
+        rows_of("learning_rate")[0]["correct"] == rows_of("ablation")[0]["correct"]
+    )  # taken over, both seeds
     recipe, plain = rows_of("ablation")
     assert recipe["seeds"] == [0, 1] and plain["seeds"] == [0] and len(recipe["correct"]) == 2
-    assert recipe["mean"] == np.mean(recipe["accuracies"]) and recipe["accuracies"][0] == before[0]["accuracies"][0]
+    assert (
+        recipe["mean"] == np.mean(recipe["accuracies"])
+        and recipe["accuracies"][0] == before[0]["accuracies"][0]
+    )
 
 
 def test_an_interrupted_run_goes_on_after_its_last_epoch(small, monkeypatch, capsys):
@@ -126,7 +163,9 @@ def test_weights_shrink_alike_at_every_size_and_rate(small):
     used = {}
     for row in ablation.ROWS:
         found = training.find_rates(some, row, 0)[0] if "lr_max" in row.changes else rates
-        _, used[row.key] = training.set_schedule(some, row, training.make_parts(some, row, 0), found)
+        _, used[row.key] = training.set_schedule(
+            some, row, training.make_parts(some, row, 0), found
+        )
     cycle, _ = train.cycle_curve(4e-3, 98, 24, 1e-4)
     for key in ("recipe", "plain", "constant", "lr_half", "lr_double", "beta2", "no_cutout"):
         assert used[key]["shrinkage"] == pytest.approx(0.25 * sum(cycle))
@@ -145,9 +184,14 @@ def test_rows_change_what_they_say(small):
     ratio = parts["strict"].model.fc.weight / parts["recipe"].model.fc.weight
     assert torch.allclose(ratio, torch.tensor(8.0))
     assert all(group["weight_decay"] == 0 for group in parts["strict"].optimizer.param_groups)
-    assert parts["strict"].criterion.label_smoothing == 0 and parts["recipe"].criterion.label_smoothing > 0
+    assert (
+        parts["strict"].criterion.label_smoothing == 0
+        and parts["recipe"].criterion.label_smoothing > 0
+    )
     assert not parts["recipe_2023"].optimizer.param_groups[0]["decoupled_weight_decay"]
-    assert parts["recipe_2023"].train_loader.hole == 10 and parts["no_cutout"].train_loader.hole == 0
+    assert (
+        parts["recipe_2023"].train_loader.hole == 10 and parts["no_cutout"].train_loader.hole == 0
+    )
 
 
 def test_variants_of_the_augmentation():
@@ -157,7 +201,9 @@ def test_variants_of_the_augmentation():
         assert torch.equal(a, b) and torch.equal(x, y)
     whole = next(iter(VariantLoader(data, 64, seed=3, **VARIANTS["no_cutout"])))[0]
     cut = next(iter(dataset.DeviceLoader(data, 64, seed=3)))[0]
-    assert ((whole != cut).any(dim=1).sum(dim=(1, 2)) <= 64).all() and torch.equal(whole[cut != 0], cut[cut != 0])
+    assert ((whole != cut).any(dim=1).sum(dim=(1, 2)) <= 64).all() and torch.equal(
+        whole[cut != 0], cut[cut != 0]
+    )
     old = next(iter(VariantLoader(data, 64, seed=3, **VARIANTS["2023"])))[0]
     holes = (old == torch.tensor(transform.MEAN).view(3, 1, 1)).all(dim=1).sum(dim=(1, 2))
     assert set(holes.tolist()) == {0, 100} and 16 < (holes == 100).sum() < 48
@@ -167,24 +213,41 @@ def test_variants_of_the_augmentation():
 
 def test_held_out_images_are_balanced_and_not_trained_on(small):
     held = search.hold_out(small)
-    assert len(held.train) == 180 and len(held.test) == 20 and (np.bincount(held.test.targets) == 2).all()
+    assert (
+        len(held.train) == 180
+        and len(held.test) == 20
+        and (np.bincount(held.test.targets) == 2).all()
+    )
     pixels = {image.tobytes() for image in held.train.data}
     assert not any(image.tobytes() in pixels for image in held.test.data)
-    assert {image.tobytes() for image in held.test.data} <= {image.tobytes() for image in small.train.data}
+    assert {image.tobytes() for image in held.test.data} <= {
+        image.tobytes() for image in small.train.data
+    }
 
 
 def made_up(key, gain, seeds, rng, n=2000):
-    """A row whose runs are right on 80 % + gain of the images, with a spread of 1 point between seeds."""
+    """A row whose runs are right on 80 % + gain of the images, with a spread of 1 point between
+    seeds.
+    """
     hard = np.random.default_rng(7).random(n)  # the same images are hard for every run
     runs = [hard + 0.1 * rng.normal(size=n) < 0.8 + gain + 0.01 * rng.normal() for _ in seeds]
-    row = dict(key=key, name=key, seeds=list(seeds), accuracies=[100 * run.mean() for run in runs], test_images=n)
+    row = dict(
+        key=key,
+        name=key,
+        seeds=list(seeds),
+        accuracies=[100 * run.mean() for run in runs],
+        test_images=n,
+    )
     return row | dict(correct=[training.pack(run) for run in runs])
 
 
 def test_paired_intervals_hold_the_truth_and_see_an_effect():
     rng, held = np.random.default_rng(0), []
     for _ in range(12):
-        rows = [made_up(key, gain, range(2), rng) for key, gain in zip("rabcd", (0, 0.1, 0, 0, -0.1), strict=True)]
+        rows = [
+            made_up(key, gain, range(2), rng)
+            for key, gain in zip("rabcd", (0, 0.1, 0, 0, -0.1), strict=True)
+        ]
         found = {one["key"]: one for one in paired.differences(rows, "r")}
         held += [found[key]["low"] <= 0 <= found[key]["high"] for key in "bc"]
         assert list(found)[0] == "a" and found["a"]["low"] > 0 and found["d"]["high"] < 0
@@ -197,7 +260,9 @@ def test_paired_intervals_hold_the_truth_and_see_an_effect():
 
 def test_networks_of_he_et_al():
     model, plain = ResNet(20), ResNet(20, residual=False)
-    assert models.count_parameters(model) == models.count_parameters(plain) == 269_722  # their table says 0.27 M
+    assert (
+        models.count_parameters(model) == models.count_parameters(plain) == 269_722
+    )  # their table says 0.27 M
     plain.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 32, 32)
     assert not torch.allclose(model.eval()(images), plain.eval()(images))
@@ -212,7 +277,9 @@ def test_gradient_flow(small):
     model.train()
     loss = nn.functional.cross_entropy(model(images), labels)
     right = torch.autograd.grad(loss, model.conv.weight)[0].norm()
-    assert gradient_flow.gradient_norms(model, [(images, labels)])[0] == pytest.approx(float(right), rel=1e-4)
+    assert gradient_flow.gradient_norms(model, [(images, labels)])[0] == pytest.approx(
+        float(right), rel=1e-4
+    )
     gradient_flow.main(["--tiny", "--seeds", "1", "--rows", "s10,s10_plain,resnet8,resnet8_plain"])
     rows = rows_of("gradient_flow")
     assert len(rows) == 4 and all(len(row["initial"][0]) == len(row["layers"]) for row in rows)
@@ -223,12 +290,19 @@ def test_people(small, monkeypatch, tmp_path, capsys):
     np.save("counts.npy", counts)
     monkeypatch.setenv("CIFAR10H_URL", str(tmp_path / "counts.npy"))
     people.main(["--tiny"])
-    assert "left out" in capsys.readouterr().out and not (tmp_path / "runs").exists()  # not the official file
-    monkeypatch.setattr(people, "SHA256", hashlib.sha256((tmp_path / "counts.npy").read_bytes()).hexdigest())
+    assert (
+        "left out" in capsys.readouterr().out and not (tmp_path / "runs").exists()
+    )  # not the official file
+    monkeypatch.setattr(
+        people, "SHA256", hashlib.sha256((tmp_path / "counts.npy").read_bytes()).hexdigest()
+    )
     monkeypatch.setattr(models, "s10_model", Narrow)
     people.main(["--tiny"])
     result = rows_of("people")
-    assert people.captions_for(small, [0], [1]) and people.captions_for(small.limited(100), [0], [1]) is None
+    assert (
+        people.captions_for(small, [0], [1])
+        and people.captions_for(small.limited(100), [0], [1]) is None
+    )
     assert sum(result["kinds"].values()) == result["misclassified"] and len(result["classes"]) == 10
     with pytest.raises(SystemExit, match="is not there"):
         people.main(["--weights", "nothing.pt"])

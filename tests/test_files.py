@@ -1,4 +1,6 @@
-"""Files are never left half-written, names are free, and locks keep other processes out, but nobody for ever."""
+"""Files are never left half-written, names are free, and locks keep other processes out, but nobody
+for ever.
+"""
 
 import errno
 import os
@@ -14,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_old_file_is_kept_and_what_it_displaces_is_empty(tmp_path, monkeypatch):
-    """Google Drive puts what a rename displaces in its trash. (Kills at every step: test_checkpoint.py.)"""
+    """Google Drive puts what a rename displaces in its trash. (Kills at every step:
+    test_checkpoint.py.)
+    """
     path, keep, displaced = tmp_path / "a.pt", tmp_path / "a.previous.pt", []
     for content in (b"one", b"two"):
         write_atomically(path, content, keep=keep)
@@ -54,7 +58,9 @@ def test_a_lock_keeps_another_process_out_until_that_is_killed(tmp_path):
     path = tmp_path / "new" / ".lock"
     code = "import sys; from extras.files import lock; held = lock(sys.argv[1]); print('held', flush=True); input()"
     command = [sys.executable, "-c", code, str(path)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "held\n"
         for timeout in (0, 0.1):
             with pytest.raises(TimeoutError):

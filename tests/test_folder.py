@@ -1,4 +1,6 @@
-"""Every folder of images is read rightly, or refused in one clear sentence; the cache only saves time."""
+"""Every folder of images is read rightly, or refused in one clear sentence; the cache only saves
+time.
+"""
 
 import shutil
 import unicodedata
@@ -41,11 +43,20 @@ def test_pixels_targets_classes_and_order(pets, monkeypatch):
     np.testing.assert_array_equal(read_image("~/pets/train/cat/0cat.png"), noise(0))
     images, targets = data.train
     assert images.dtype == np.uint8 and images.shape == (6, 32, 32, 3)
-    assert targets.dtype == np.int64 and targets.tolist() == [0, 1, 0, 1, 0, 1]  # 0cat, 0dog, 1cat, …
+    assert targets.dtype == np.int64 and targets.tolist() == [
+        0,
+        1,
+        0,
+        1,
+        0,
+        1,
+    ]  # 0cat, 0dog, 1cat, …
     np.testing.assert_array_equal(images, [noise(seed) for seed in (0, 3, 1, 4, 2, 5)])
     np.testing.assert_array_equal(data.test[0], [noise(6), noise(7)])
     assert data.test[1].tolist() == [0, 1] and data.classes == ("cat", "dog") and data.notes == []
-    save(pets / "train/dog/below/1cat.png", noise(8))  # a sub-folder, and a name that two classes have
+    save(
+        pets / "train/dog/below/1cat.png", noise(8)
+    )  # a sub-folder, and a name that two classes have
     images, targets = read_folder(pets).train
     np.testing.assert_array_equal(images[2:4], [noise(1), noise(8)])
     assert targets.tolist() == [0, 1, 0, 1, 1, 0, 1]
@@ -63,16 +74,32 @@ def test_formats_and_extensions_in_any_case(pets):
 def test_what_is_adapted_or_left_out_is_said(pets):
     save(pets / "train/cat/large.png", noise(50, (64, 48, 3)))
     save(pets / "train/cat/grey.png", noise(51, (32, 32)))
-    for place in ("train/cat/notes.txt", "train/labels.csv", "test/dog/photo.heic", "train/loose.png"):
+    for place in (
+        "train/cat/notes.txt",
+        "train/labels.csv",
+        "test/dog/photo.heic",
+        "train/loose.png",
+    ):
         (pets / place).write_text("no image")
     (pets / "test/dog/link.png").symlink_to("nothing")
-    for place in ("train/.DS_Store", "train/cat/._0cat.png", "train/.ipynb_checkpoints/0.png", "test/cat/.trash/0.png"):
+    for place in (
+        "train/.DS_Store",
+        "train/cat/._0cat.png",
+        "train/.ipynb_checkpoints/0.png",
+        "test/cat/.trash/0.png",
+    ):
         save(pets / place, noise(0), format="PNG")  # hidden
     data = read_folder(pets)
     resized, converted, left_out = data.notes
-    assert "1 of 10 images were not 32x32" in resized and "1 of 10 images were not plain RGB" in converted
+    assert (
+        "1 of 10 images were not 32x32" in resized
+        and "1 of 10 images were not plain RGB" in converted
+    )
     assert "5 files were left out" in left_out
-    assert all(name in left_out for name in ("notes.txt", "labels.csv", "photo.heic", "loose.png", "link.png"))
+    assert all(
+        name in left_out
+        for name in ("notes.txt", "labels.csv", "photo.heic", "loose.png", "link.png")
+    )
     assert data.classes == ("cat", "dog") and len(data.train[0]) == 8
 
 
@@ -122,7 +149,13 @@ def test_broken_images_are_counted_and_the_first_five_named_whatever_is_cached(p
             read_image(path)
     message = refusal(pets, cache_dir=tmp_path / "cache")
     assert "7 of 15 images" in message and "and 2 more" in message
-    assert [n for n in range(7) if f"train/dog/{n}broken.png cannot be read" in message] == [0, 1, 2, 3, 4]
+    assert [n for n in range(7) if f"train/dog/{n}broken.png cannot be read" in message] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_an_image_that_may_not_be_read_is_named():
@@ -136,15 +169,23 @@ def test_an_image_that_may_not_be_read_is_named():
 def test_resizing_averages_areas_and_cuts_to_the_middle(tmp_path):
     pixels = noise(1, (64, 100, 3))
     expected = pixels[:, 18:82].astype(float).reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
-    assert np.abs(read_image(save(tmp_path / "a.png", pixels)) - expected).max() <= 1  # Pillow rounds twice
+    assert (
+        np.abs(read_image(save(tmp_path / "a.png", pixels)) - expected).max() <= 1
+    )  # Pillow rounds twice
     # a large JPEG is decoded at a fraction of its size, which must not be visible
     y, x = np.mgrid[0:1024, 0:1500]
-    pixels = np.stack([x * 255 // 1500, y * 255 // 1024, (x + y) * 255 // 2523], axis=2).astype(np.uint8)
+    pixels = np.stack([x * 255 // 1500, y * 255 // 1024, (x + y) * 255 // 2523], axis=2).astype(
+        np.uint8
+    )
     expected = pixels[:, 238:1262].astype(float).reshape(32, 32, 32, 32, 3).mean(axis=(1, 3))
-    assert np.abs(read_image(save(tmp_path / "large.jpg", pixels, quality=95)) - expected).max() <= 2
+    assert (
+        np.abs(read_image(save(tmp_path / "large.jpg", pixels, quality=95)) - expected).max() <= 2
+    )
 
 
-@pytest.mark.parametrize("name, kind", [("a.png", np.uint16), ("a.tif", np.uint16), ("a.tif", np.int32)])
+@pytest.mark.parametrize(
+    "name, kind", [("a.png", np.uint16), ("a.tif", np.uint16), ("a.tif", np.int32)]
+)
 def test_16_bits_are_scaled_not_clipped(tmp_path, name, kind):
     ramp = np.linspace(0, 1, 32 * 32).reshape(32, 32)
     image = read_image(save(tmp_path / name, (ramp * 65_535).astype(kind)))
@@ -182,10 +223,20 @@ def test_cmyk_and_grey(tmp_path):
 def test_exif_turns_the_image_upright_and_broken_exif_does_not_cost_it(tmp_path, name):
     upright = np.zeros((48, 64, 3), np.uint8)  # red top left, green top right, blue bottom left
     upright[:24, :32], upright[:24, 32:], upright[24:, :32] = RED, GREEN, BLUE
-    for orientation, turn in {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.items():  # as a camera lays it
+    for orientation, turn in {
+        2: 0,
+        3: 3,
+        4: 1,
+        5: 5,
+        6: 2,
+        7: 6,
+        8: 4,
+    }.items():  # as a camera lays it
         exif = Image.Exif()
         exif[0x0112] = orientation
-        Image.fromarray(upright).transpose(Image.Transpose(turn)).save(tmp_path / name, exif=exif, quality=95)
+        Image.fromarray(upright).transpose(Image.Transpose(turn)).save(
+            tmp_path / name, exif=exif, quality=95
+        )
         image = read_image(tmp_path / name).astype(int)
         for row, column, colour in ((6, 6, RED), (6, 26, GREEN), (26, 6, BLUE)):
             assert np.abs(image[row, column] - colour).max() < 40
@@ -200,17 +251,23 @@ def test_the_cache_gives_the_same_and_sees_every_change(pets, tmp_path):
         np.testing.assert_array_equal(one, two)
     assert first.classes == second.classes and first.notes == second.notes and len(first.notes) == 1
     save(pets / "test/dog/0dog.png", noise(99))
-    np.testing.assert_array_equal(read_folder(pets, cache_dir=tmp_path / "cache").test[0][1], noise(99))
+    np.testing.assert_array_equal(
+        read_folder(pets, cache_dir=tmp_path / "cache").test[0][1], noise(99)
+    )
     assert read_folder(pets, size=16, cache_dir=tmp_path / "cache").train[0].shape == (7, 16, 16, 3)
 
 
 @pytest.fixture
 def count(tmp_path):
-    """count(key, folder=…): ask the cache for a key's arrays; returns how often they were built so far."""
+    """count(key, folder=…): ask the cache for a key's arrays; returns how often they were built so
+    far.
+    """
     built = []
 
     def ask(key, folder=tmp_path / "cache"):
-        arrays = cached_arrays(folder, f"kéy \udcff {key}", lambda: built.append(key) or {"a": np.full((90, 90), key)})
+        arrays = cached_arrays(
+            folder, f"kéy \udcff {key}", lambda: built.append(key) or {"a": np.full((90, 90), key)}
+        )
         assert (arrays["a"] == key).all()
         arrays["a"][0] = 99  # writable, and not the file itself
         return built.count(key)
@@ -230,9 +287,13 @@ def test_a_damaged_cache_is_built_anew(tmp_path, count):
     count(5)
     (path,) = (tmp_path / "cache").iterdir()
     good = path.read_bytes()
-    for number, damaged in enumerate([good[:5000] + b"?!" + good[5002:], good[:-100], b"", b"\x80\x04N."]):
+    for number, damaged in enumerate(
+        [good[:5000] + b"?!" + good[5002:], good[:-100], b"", b"\x80\x04N."]
+    ):
         path.write_bytes(damaged)
-        assert [count(5), count(5)] == [number + 2] * 2  # the first mends the file, the second reads it
+        assert [count(5), count(5)] == [
+            number + 2
+        ] * 2  # the first mends the file, the second reads it
 
 
 def test_where_nothing_can_be_written_nothing_is_cached(tmp_path, count):

@@ -29,23 +29,39 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize("last", [nn.Identity(), nn.LogSoftmax(dim=1)])
 def test_equals_the_closed_form_of_a_linear_classifier_on_means(last):
-    model, images, classes = Small(last).eval(), torch.randn(6, 3, 8, 10), torch.tensor([0, 1, 2, 0, 1, 2])
-    model.requires_grad_(False).fc.weight[2] = 0  # frozen will do; where nothing speaks for a class the map is 0
+    model, images, classes = (
+        Small(last).eval(),
+        torch.randn(6, 3, 8, 10),
+        torch.tensor([0, 1, 2, 0, 1, 2]),
+    )
+    model.requires_grad_(False).fc.weight[2] = (
+        0  # frozen will do; where nothing speaks for a class the map is 0
+    )
     maps = grad_cam(model, images, classes, model.relu)
     assert maps.shape == (6, 8, 10) and maps.dtype == np.float32
     # after log-softmax: what speaks for the class rather than for the others
     others = model(images).exp() @ model.fc.weight if isinstance(last, nn.LogSoftmax) else 0
     channels = model.relu(model.norm(model.conv(images)))
-    expected = ((model.fc.weight[classes] - others)[:, :, None, None] / 80 * channels).sum(dim=1).relu()
-    np.testing.assert_allclose(maps, expected / expected.amax(dim=(1, 2), keepdim=True).clamp_min(1e-30), atol=1e-5)
+    expected = (
+        ((model.fc.weight[classes] - others)[:, :, None, None] / 80 * channels).sum(dim=1).relu()
+    )
+    np.testing.assert_allclose(
+        maps, expected / expected.amax(dim=(1, 2), keepdim=True).clamp_min(1e-30), atol=1e-5
+    )
 
 
-@pytest.mark.parametrize(("model", "layer", "side"), [(s10_model, "layer2", 8), (resnet18, "layer4.1.bn2", 1)])
-def test_takes_our_network_and_torchvision_s_at_any_layer_also_after_inference_mode(model, layer, side):
+@pytest.mark.parametrize(
+    ("model", "layer", "side"), [(s10_model, "layer2", 8), (resnet18, "layer4.1.bn2", 1)]
+)
+def test_takes_our_network_and_torchvision_s_at_any_layer_also_after_inference_mode(
+    model, layer, side
+):
     model = model(num_classes=4)
     with torch.inference_mode():
         images = torch.randn(3, 3, 32, 32)
-        maps = grad_cam(model, images, model.eval()(images).argmax(dim=1), model.get_submodule(layer))
+        maps = grad_cam(
+            model, images, model.eval()(images).argmax(dim=1), model.get_submodule(layer)
+        )
     assert maps.shape == (3, side, side) and maps.min() >= 0 and maps.max() == 1  # and so no NaN
     assert grad_cam(model, images[:0], [], model.get_submodule(layer)).shape == (0, side, side)
 

@@ -1,4 +1,6 @@
-"""The layout: which files there are, what each may import, how long they are, and that importing one does nothing."""
+"""The layout: which files there are, what each may import, how long they are, and that importing
+one does nothing.
+"""
 
 import ast
 import re
@@ -11,11 +13,19 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SIX = ["models", "transform", "dataset", "train", "test", "utils"]
-EXTRAS = sorted(f"extras.{path.stem}" for path in ROOT.glob("extras/*.py") if path.stem != "__init__")
+EXTRAS = sorted(
+    f"extras.{path.stem}" for path in ROOT.glob("extras/*.py") if path.stem != "__init__"
+)
 PRODUCT = [*SIX, "main", *EXTRAS]
-TEXTS = {name: (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8") for name in PRODUCT}
+TEXTS = {
+    name: (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8") for name in PRODUCT
+}
 FIGURES = ["utils", "extras.figures", "extras.diagram"]  # what draws
-NODE_24 = {"actions/checkout": 5, "actions/setup-python": 6, "actions/upload-artifact": 6}  # the first with Node 24
+NODE_24 = {
+    "actions/checkout": 5,
+    "actions/setup-python": 6,
+    "actions/upload-artifact": 6,
+}  # the first with Node 24
 
 
 def imports(module):
@@ -32,15 +42,21 @@ def imports(module):
 def test_the_top_level_holds_the_six_main_and_few_entries():
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
-    entries = {name.partition("/")[0] for name in listed if name[0] != "." and (ROOT / name).exists()}
-    assert {name for name in entries if name.endswith(".py")} == {f"{name}.py" for name in [*SIX, "main"]}
+    entries = {
+        name.partition("/")[0] for name in listed if name[0] != "." and (ROOT / name).exists()
+    }
+    assert {name for name in entries if name.endswith(".py")} == {
+        f"{name}.py" for name in [*SIX, "main"]
+    }
     assert len(entries) <= 26, sorted(entries)
 
 
 def test_imports_go_one_way():
     arrows = {module: imports(module) for module in PRODUCT}
     for module in ("models", "transform", "train", "test", "utils"):
-        assert not arrows[module], f"{module}.py cannot be copied alone: it imports {arrows[module]}"
+        assert not arrows[module], (
+            f"{module}.py cannot be copied alone: it imports {arrows[module]}"
+        )
     assert arrows["dataset"] <= {"transform"}
     for module in EXTRAS:
         assert arrows[module] - set(EXTRAS) <= ({"utils"} if module in FIGURES else set()), module
@@ -92,20 +108,39 @@ esac
 
 @pytest.mark.parametrize("broken", ["", "yes"], ids=["mended", "cannot be made"])
 def test_a_half_made_environment_is_made_anew(tmp_path, broken):
-    files = {"Makefile": (ROOT / "Makefile").read_text(), "requirements.lock": "", "python3": PYTHON}
+    files = {
+        "Makefile": (ROOT / "Makefile").read_text(),
+        "requirements.lock": "",
+        "python3": PYTHON,
+    }
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    for path, text in (files | {".venv/bin/python": "#!/bin/sh\nexit 1\n"}).items():  # this one has no pip
+    for path, text in (
+        files | {".venv/bin/python": "#!/bin/sh\nexit 1\n"}
+    ).items():  # this one has no pip
         (tmp_path / path).write_text(text)
         (tmp_path / path).chmod(0o755)
     command = ["make", "--silent", "BASE_PYTHON=./python3", f"BROKEN={broken}", ".venv/.installed"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (done.returncode != 0) == ("apt install python3-venv" in done.stdout) == bool(broken), done
-    assert ("pip install" in (tmp_path / "log").read_text()) == (tmp_path / ".venv/.installed").exists() == (not broken)
+    assert (done.returncode != 0) == ("apt install python3-venv" in done.stdout) == bool(broken), (
+        done
+    )
+    assert (
+        ("pip install" in (tmp_path / "log").read_text())
+        == (tmp_path / ".venv/.installed").exists()
+        == (not broken)
+    )
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob(".github/workflows/*.yml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob(".github/workflows/*.yml")), ids=lambda path: path.name
+)
 def test_workflows_say_their_rights_and_use_no_action_on_node_20(path):
     workflow = yaml.safe_load(path.read_text())
     assert workflow["permissions"] == {"contents": "write" if path.stem == "address" else "read"}
-    used = [step["uses"].split("@v") for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
+    used = [
+        step["uses"].split("@v")
+        for job in workflow["jobs"].values()
+        for step in job["steps"]
+        if "uses" in step
+    ]
     assert used and all(int(version) >= NODE_24[action] for action, version in used), used

@@ -1,6 +1,7 @@
 """A run that was killed again and again is the same to the last bit as the one that was not.
 
-Real processes, ended by SIGKILL: themselves at chosen points (see small_run.py), or from outside at random moments.
+Real processes, ended by SIGKILL: themselves at chosen points (see small_run.py), or from outside at
+random moments.
 """
 
 import json
@@ -49,7 +50,9 @@ def kill_at_random(out, loader, workers, log, rng, most):
 
 
 def goes_on(out, loader, workers, log, **options):
-    """Start again; a worker of the killed process may hold the folder for longer than the lock waits."""
+    """Start again; a worker of the killed process may hold the folder for longer than the lock
+    waits.
+    """
     for _ in range(3):
         code = finish(arguments(out, loader, workers), log, **options)
         if code != 2:
@@ -65,32 +68,88 @@ def check_same(out, reference):
 
 
 def test_kills_do_not_change_a_bit(tmp_path):
-    """In the second epoch, in the evaluation after it, and at each step of writing the checkpoint after that."""
-    (reference, _), out, log = uninterrupted(tmp_path, "torchvision", 0), tmp_path / "run", tmp_path / "log.txt"
-    points = [("train", 5), ("test", 1), ("write", 1), ("truncate", 1), ("rename", 1), ("renamed", 1), ("renamed", 1)]
+    """In the second epoch, in the evaluation after it, and at each step of writing the checkpoint
+    after that.
+    """
+    (reference, _), out, log = (
+        uninterrupted(tmp_path, "torchvision", 0),
+        tmp_path / "run",
+        tmp_path / "log.txt",
+    )
+    points = [
+        ("train", 5),
+        ("test", 1),
+        ("write", 1),
+        ("truncate", 1),
+        ("rename", 1),
+        ("renamed", 1),
+        ("renamed", 1),
+    ]
     for point in points:
-        assert finish(arguments(out, "torchvision", 0), log, stop=point) == KILLED, (point, log.read_text())
+        assert finish(arguments(out, "torchvision", 0), log, stop=point) == KILLED, (
+            point,
+            log.read_text(),
+        )
     assert finish(arguments(out, "torchvision", 0), log) == 0
     check_same(out, reference)
-    resumed = [line.split(" from ")[0] for line in log.read_text().splitlines() if line.startswith("resumed")]
+    resumed = [
+        line.split(" from ")[0]
+        for line in log.read_text().splitlines()
+        if line.startswith("resumed")
+    ]
     assert resumed == ["resumed after epoch 1 of 3"] * 6 + ["resumed after epoch 2 of 3"]
 
 
-# In this order every one is reached: what is finished once is not done again. A run saves five times (range test,
-# beginning, three epochs), and renames twice and truncates where there are older files.
-POINTS = [("range", 1), ("range", 15), ("write", 1), ("flush", 1), ("rename", 1), ("renamed", 1), ("rename", 2)]
-POINTS += [("train", 1), ("train", 3), ("test", 1), ("write", 1), ("flush", 1), ("truncate", 1), ("rename", 1)]
-POINTS += [("renamed", 1), ("rename", 2), ("train", 2), ("test", 1), ("renamed", 2), ("train", 1), ("write", 1)]
+# In this order every one is reached: what is finished once is not done again. A run saves five
+# times (range test, beginning, three epochs), and renames twice and truncates where there are older
+# files.
+POINTS = [
+    ("range", 1),
+    ("range", 15),
+    ("write", 1),
+    ("flush", 1),
+    ("rename", 1),
+    ("renamed", 1),
+    ("rename", 2),
+]
+POINTS += [
+    ("train", 1),
+    ("train", 3),
+    ("test", 1),
+    ("write", 1),
+    ("flush", 1),
+    ("truncate", 1),
+    ("rename", 1),
+]
+POINTS += [
+    ("renamed", 1),
+    ("rename", 2),
+    ("train", 2),
+    ("test", 1),
+    ("renamed", 2),
+    ("train", 1),
+    ("write", 1),
+]
 POINTS += [("truncate", 1), ("write", 2), ("write", 2), ("draw", 1)]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("loader", "workers"),
-    [("device", 0), ("torchvision", 0), ("albumentations", 0), ("torchvision", 2), ("albumentations", 2)],
+    [
+        ("device", 0),
+        ("torchvision", 0),
+        ("albumentations", 0),
+        ("torchvision", 2),
+        ("albumentations", 2),
+    ],
 )
 def test_kills_at_every_point_and_at_random_moments_do_not_change_a_bit(tmp_path, loader, workers):
-    (reference, seconds), out, log = uninterrupted(tmp_path, loader, workers), tmp_path / "run", tmp_path / "log.txt"
+    (reference, seconds), out, log = (
+        uninterrupted(tmp_path, loader, workers),
+        tmp_path / "run",
+        tmp_path / "log.txt",
+    )
     for point in POINTS:
         assert goes_on(out, loader, workers, log, stop=point) == KILLED, (point, log.read_text())
     assert goes_on(out, loader, workers, log) == 0

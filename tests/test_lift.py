@@ -1,4 +1,6 @@
-"""The table of examples/README.md: what each row names, alone in an empty folder, does what the row says."""
+"""The table of examples/README.md: what each row names, alone in an empty folder, does what the row
+says.
+"""
 
 import ast
 import json
@@ -9,7 +11,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SECTION = (ROOT / "examples/README.md").read_text(encoding="utf-8").partition("## Take a helper along")[2]
+SECTION = (
+    (ROOT / "examples/README.md").read_text(encoding="utf-8").partition("## Take a helper along")[2]
+)
 PACKAGES = {"torch-lr-finder": "torch_lr_finder", "Pillow": "PIL", "NumPy": "numpy"}
 COMMON = """
 import numpy as np, torch
@@ -59,7 +63,9 @@ assert read_folder("photos", size=32, cache_dir="cache").train[0].shape == (2, 3
 
 
 def rows():
-    """For each row of the table: the name to start with, the cell of what to take, the packages that it needs."""
+    """For each row of the table: the name to start with, the cell of what to take, the packages
+    that it needs.
+    """
     seen = []
     for line in SECTION.splitlines():
         if line.startswith("| ") and "`" in line:
@@ -70,9 +76,11 @@ def rows():
 
 
 def lift(take, folder):
-    """Put what a row names into an empty folder: whole files, or the lines of functions, classes and constants.
+    """Put what a row names into an empty folder: whole files, or the lines of functions, classes
+    and constants.
 
-    `a.py`, `extras/b.py` are files; in "`one`, `two` of `a.py`, `THREE` of `b.py`" the names before "of" are lines.
+    `a.py`, `extras/b.py` are files; in "`one`, `two` of `a.py`, `THREE` of `b.py`" the names before
+    "of" are lines.
     """
     (folder / "extras").mkdir(parents=True)
     names, lines = [], []
@@ -92,16 +100,25 @@ def definition(path, name):
     """The lines of a function, a class or a constant."""
     text = path.read_text(encoding="utf-8")
     for node in ast.parse(text).body:
-        if name in [getattr(node, "name", None), *(ast.unparse(target) for target in getattr(node, "targets", []))]:
+        if name in [
+            getattr(node, "name", None),
+            *(ast.unparse(target) for target in getattr(node, "targets", [])),
+        ]:
             return ast.get_source_segment(text, node)
     raise AssertionError(f"{path.name} has no {name}")
 
 
 def imported(node, deep):
-    """The packages that a file imports when it is imported itself; with `deep`, those that its functions import too."""
+    """The packages that a file imports when it is imported itself; with `deep`, those that its
+    functions import too.
+    """
     if isinstance(node, ast.FunctionDef) and not deep:
         return set()
-    found = {alias.name.partition(".")[0] for alias in node.names} if isinstance(node, ast.Import) else set()
+    found = (
+        {alias.name.partition(".")[0] for alias in node.names}
+        if isinstance(node, ast.Import)
+        else set()
+    )
     found |= {node.module.partition(".")[0]} if isinstance(node, ast.ImportFrom) else set()
     return found.union(*(imported(child, deep) for child in ast.iter_child_nodes(node)))
 
@@ -128,10 +145,19 @@ def test_what_each_row_names_is_enough_alone_and_needs_the_packages_of_the_row(t
         files = list((tmp_path / use).rglob("*.py"))
         ours = {"extras", *(file.stem for file in files)}
         trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
-        at_once, later = (set().union(*(imported(tree, deep) for tree in trees)) - ours for deep in (False, True))
+        at_once, later = (
+            set().union(*(imported(tree, deep) for tree in trees)) - ours for deep in (False, True)
+        )
         assert at_once - sys.stdlib_module_names <= needs <= later, use
     tasks = [[str(tmp_path / use), COMMON + USES[use]] for use, _, _ in found]
     environment = dict(PATH="/usr/bin:/bin", OMP_NUM_THREADS="1", MPLBACKEND="Agg")
-    options = dict(input=json.dumps(tasks), env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    options = dict(
+        input=json.dumps(tasks),
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     done = subprocess.run([sys.executable, "-c", RUNNER], **options)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -19,22 +19,38 @@ STAGES = {  # layers, and the shape of the output for an image of 32x32
     "layer2": (POOLED, (256, 8, 8)),
     "layer3": (POOLED, (512, 4, 4)),
     "resblock2": (BLOCK + BLOCK, (512, 4, 4)),
-    "pool": (["MaxPool2d"], (512, 1, 1)), "flatten": (["Flatten"], (512,)),
-    "fc": (["Linear"], (10,)), "softmax": (["LogSoftmax"], (10,)),
-}  # fmt: skip
+    "pool": (["MaxPool2d"], (512, 1, 1)),
+    "flatten": (["Flatten"], (512,)),
+    "fc": (["Linear"], (10,)),
+    "softmax": (["LogSoftmax"], (10,)),
+}
 FIELDS = {  # worked out by hand: field += (kernel - 1) * jump
-    "prep_layer.0": 3, "layer1.0": 5, "layer1.1": 6, "resblock1.0": 10, "resblock1.3": 14, "layer2.0": 18,
-    "layer2.1": 20, "layer3.0": 28, "layer3.1": 32, "resblock2.0": 48, "resblock2.3": 64, "pool": 88,
-}  # fmt: skip
+    "prep_layer.0": 3,
+    "layer1.0": 5,
+    "layer1.1": 6,
+    "resblock1.0": 10,
+    "resblock1.3": 14,
+    "layer2.0": 18,
+    "layer2.1": 20,
+    "layer3.0": 28,
+    "layer3.1": 32,
+    "resblock2.0": 48,
+    "resblock2.3": 64,
+    "pool": 88,
+}
 
 
 @pytest.fixture(scope="module")
 def model():
-    """The network with BatchNorms as after some training: no order of layers is like another any more."""
+    """The network with BatchNorms as after some training: no order of layers is like another any
+    more.
+    """
     model = s10_model()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.weight, std=1.5)  # negative ones too: BatchNorm and MaxPool no longer commute
+            nn.init.normal_(
+                layer.weight, std=1.5
+            )  # negative ones too: BatchNorm and MaxPool no longer commute
             nn.init.normal_(layer.bias), nn.init.normal_(layer.running_mean)
             nn.init.uniform_(layer.running_var, 0.5, 2)
     return model.eval()
@@ -50,7 +66,9 @@ def watch(model, names):
     seen = {}
     for name in names:
         layer = model.get_submodule(name)
-        layer.register_forward_hook(lambda _layer, _inputs, output, name=name: seen.update({name: output.clone()}))
+        layer.register_forward_hook(
+            lambda _layer, _inputs, output, name=name: seen.update({name: output.clone()})
+        )
     return seen
 
 
@@ -69,7 +87,12 @@ def test_layers_and_shapes_are_those_of_the_assignment_in_the_order_of_computati
         if isinstance(layer, nn.Conv2d):
             assert (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
         assert isinstance(layer, nn.BatchNorm2d) or getattr(layer, "bias", None) is None
-    assert [layer.kernel_size for layer in model.modules() if isinstance(layer, nn.MaxPool2d)] == [2, 2, 2, 4]
+    assert [layer.kernel_size for layer in model.modules() if isinstance(layer, nn.MaxPool2d)] == [
+        2,
+        2,
+        2,
+        4,
+    ]
 
 
 def by_hand(state, x, residual):
@@ -111,7 +134,9 @@ def test_the_loss_on_the_output_is_the_cross_entropy_of_the_logits(model, images
     seen, labels = watch(watched, ["fc"]), torch.tensor([0, 3, 9, 3])
     output = watched(images)
     for criterion in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1)):
-        torch.testing.assert_close(criterion(output, labels), criterion(seen["fc"], labels), rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            criterion(output, labels), criterion(seen["fc"], labels), rtol=1e-5, atol=0
+        )
     torch.testing.assert_close(output.exp().sum(1), torch.ones(4))  # probabilities
 
 
@@ -121,12 +146,17 @@ def test_the_head_is_float32_under_autocast_in_bfloat16(model, images):
     seen = watch(watched, ["layer1", "fc"])
     with torch.autocast("cpu", torch.bfloat16):
         output = watched(images[:1])
-    assert seen["layer1"].dtype == seen["fc"].dtype == torch.bfloat16 and output.dtype == torch.float32
+    assert (
+        seen["layer1"].dtype == seen["fc"].dtype == torch.bfloat16 and output.dtype == torch.float32
+    )
     torch.testing.assert_close(output, seen["fc"].float().log_softmax(1), rtol=1e-6, atol=1e-6)
 
 
 def test_other_numbers_of_classes_work_and_less_than_two_are_refused(images):
-    assert s10_model(7).eval()(images).shape == (4, 7) and s10_plain(2).eval()(images).shape == (4, 2)
+    assert s10_model(7).eval()(images).shape == (4, 7) and s10_plain(2).eval()(images).shape == (
+        4,
+        2,
+    )
     for make in (s10_model, s10_plain):
         with pytest.raises(ValueError, match="num_classes is 1: .* at least 2 classes"):
             make(1)
@@ -145,24 +175,48 @@ def test_receptive_fields_of_the_network():
     assert [(row["name"], row["receptive_field"]) for row in rows] == list(FIELDS.items())
     assert [row["out_size"] for row in rows] == [32, 32, 16, 16, 16, 16, 8, 8, 4, 4, 4, 1]
     assert [row["jump"] for row in rows] == [1, 1, 2, 2, 2, 2, 4, 4, 8, 8, 8, 32]
-    assert rows[2] == dict(name="layer1.1", kernel=2, stride=2, padding=0, out_size=16, jump=2, receptive_field=6)
+    assert rows[2] == dict(
+        name="layer1.1", kernel=2, stride=2, padding=0, out_size=16, jump=2, receptive_field=6
+    )
 
 
 def test_receptive_fields_of_resnet18_are_the_published_ones():
-    """435 pixels after the last stage (Araujo et al. 2019); its adaptive pooling then averages 7x7 outputs."""
+    """435 pixels after the last stage (Araujo et al. 2019); its adaptive pooling then averages 7x7
+    outputs.
+    """
     rows = {row["name"]: row for row in receptive_field(resnet18(), (3, 224, 224))}
-    stages = ["conv1", "maxpool", "layer1.1.conv2", "layer2.1.conv2", "layer3.1.conv2", "layer4.1.conv2", "avgpool"]
-    assert [rows[name]["receptive_field"] for name in stages] == [7, 11, 43, 99, 211, 435, 435 + 6 * 32]
+    stages = [
+        "conv1",
+        "maxpool",
+        "layer1.1.conv2",
+        "layer2.1.conv2",
+        "layer3.1.conv2",
+        "layer4.1.conv2",
+        "avgpool",
+    ]
+    assert [rows[name]["receptive_field"] for name in stages] == [
+        7,
+        11,
+        43,
+        99,
+        211,
+        435,
+        435 + 6 * 32,
+    ]
     assert [rows[name]["out_size"] for name in stages] == [112, 56, 56, 28, 14, 7, 1]
     assert rows["layer2.0.downsample.0"]["receptive_field"] == 43  # the shortcut
 
 
 class Net(nn.Module):
-    """A convolution and BatchNorm under the name "conv1", any function of their output, another convolution."""
+    """A convolution and BatchNorm under the name "conv1", any function of their output, another
+    convolution.
+    """
 
     def __init__(self, middle):
         super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=2, dilation=2), nn.BatchNorm2d(4), nn.ReLU())
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(3, 4, 3, stride=2, padding=2, dilation=2), nn.BatchNorm2d(4), nn.ReLU()
+        )
         self.middle, self.last = middle, nn.Conv2d(4, 4, (3, 3), padding="same")
 
     def forward(self, x):
@@ -174,11 +228,19 @@ def test_what_leaves_the_size_alone_leaves_the_receptive_field_alone():
     assert [(row["name"], row["receptive_field"]) for row in rows] == [("conv1.0", 5), ("last", 9)]
 
 
-@pytest.mark.parametrize("middle", [
-    lambda x: F.max_pool2d(x, 2), lambda x: F.max_pool2d(x, 3, 1, 1), lambda x: F.avg_pool2d(x, 3, 1, 1),
-    lambda x: F.conv2d(x, torch.ones(4, 4, 3, 3), padding=1), lambda x: F.adaptive_avg_pool2d(x, 1),
-    lambda x: F.interpolate(x, scale_factor=2.0), nn.ConvTranspose2d(4, 4, 3, padding=1), nn.AdaptiveAvgPool2d(5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: F.max_pool2d(x, 3, 1, 1),
+        lambda x: F.avg_pool2d(x, 3, 1, 1),
+        lambda x: F.conv2d(x, torch.ones(4, 4, 3, 3), padding=1),
+        lambda x: F.adaptive_avg_pool2d(x, 1),
+        lambda x: F.interpolate(x, scale_factor=2.0),
+        nn.ConvTranspose2d(4, 4, 3, padding=1),
+        nn.AdaptiveAvgPool2d(5),
+    ],
+)
 def test_a_layer_whose_kernel_cannot_be_read_is_refused(middle):
     with pytest.raises(ValueError, match="no kernel that can be read|windows of several sizes"):
         receptive_field(Net(middle))

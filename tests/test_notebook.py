@@ -1,4 +1,6 @@
-"""The notebook: what is committed, a run of it from top to bottom on the sample, and what can stop one."""
+"""The notebook: what is committed, a run of it from top to bottom on the sample, and what can stop
+one.
+"""
 
 import contextlib
 import json
@@ -22,11 +24,21 @@ from extras.checkpoint import Checkpoint, CheckpointError
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "S10_model.ipynb"
-FIGURES = ["sample_images", "transforms", "model", "receptive_field", "lr_finder", "onecycle_lr", "loss_curves"]
+FIGURES = [
+    "sample_images",
+    "transforms",
+    "model",
+    "receptive_field",
+    "lr_finder",
+    "onecycle_lr",
+    "loss_curves",
+]
 FIGURES += ["confusion_matrix", "misclassified_images", "gradcam", "predictions"]
 # The real network, the fewest images: 80 * 4 in the range test, 20 in training
 SETTINGS = dict(data="sample", profile="quick", limit="20", epochs="1", batch_size="4", workers="0")
-DEFAULTS = dict(data="auto", profile="auto", epochs=None, batch_size=None, limit=None, seed=0, loader="auto")
+DEFAULTS = dict(
+    data="auto", profile="auto", epochs=None, batch_size=None, limit=None, seed=0, loader="auto"
+)
 DEFAULTS |= dict(precision="auto", workers=2, out=None, resume=True, drive=False)
 
 
@@ -34,16 +46,26 @@ def start(notebook, out, values):
     """Run a notebook as `make run` does."""
     words = [word for name, value in values.items() for word in ("-p", name, value)]
     environment = os.environ | dict(OMP_NUM_THREADS="1")
-    del environment["MPLBACKEND"]  # as at home: the tests' own backend would keep the kernel from showing figures
+    del environment[
+        "MPLBACKEND"
+    ]  # as at home: the tests' own backend would keep the kernel from showing figures
     command = [sys.executable, "tests/run_notebook.py", str(notebook), str(out), *words]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
 def check_complete(made):
-    """Run in one go from the first cell to the last, with every figure and nothing that GitHub cannot show."""
-    assert [cell.execution_count for cell in code_cells(made)] == list(range(1, len(code_cells(made)) + 1))
-    assert len(images(made)) == sum(cell.source.count("notebook.show(") for cell in made.cells) >= len(FIGURES)
+    """Run in one go from the first cell to the last, with every figure and nothing that GitHub
+    cannot show.
+    """
+    assert [cell.execution_count for cell in code_cells(made)] == list(
+        range(1, len(code_cells(made)) + 1)
+    )
+    assert (
+        len(images(made))
+        == sum(cell.source.count("notebook.show(") for cell in made.cells)
+        >= len(FIGURES)
+    )
     check_outputs(made)
 
 
@@ -63,9 +85,14 @@ def test_runs_from_top_to_bottom_without_error_or_warning(executed):
     assert "epoch 1/1" in printed and "LRMAX" in printed  # the story unfolds while it runs
     shown = "\n".join(texts(made))
     numbers = json.loads((out / "results.json").read_text())
-    assert "sample data, not CIFAR-10" in shown and "profile quick: 1 epochs of 20 training images" in shown
+    assert (
+        "sample data, not CIFAR-10" in shown
+        and "profile quick: 1 epochs of 20 training images" in shown
+    )
     assert report.result(numbers) in shown and report.epoch_table(numbers["history"]) in shown
-    assert "\n    x = x + r1" in shown and "\n        scaler.scale(" in shown  # the two pieces of source code
+    assert (
+        "\n    x = x + r1" in shown and "\n        scaler.scale(" in shown
+    )  # the two pieces of source code
 
 
 def test_leaves_figures_results_weights_and_a_page_with_alt_texts(executed):
@@ -73,7 +100,9 @@ def test_leaves_figures_results_weights_and_a_page_with_alt_texts(executed):
     for name in FIGURES:
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
     numbers = json.loads((out / "results.json").read_text())
-    assert [numbers[name] for name in ("images", "test_images", "epochs", "batch_size", "world_size")] == [
+    assert [
+        numbers[name] for name in ("images", "test_images", "epochs", "batch_size", "world_size")
+    ] == [
         20,
         4,
         1,
@@ -100,7 +129,9 @@ def test_committed_notebook_is_valid_small_complete_and_one_story_with_the_resul
     assert not re.search(r"@[A-Z]+@", "\n".join(cell.source for cell in made.cells))
     shown = "\n".join(texts(made))
     numbers = json.loads((ROOT / "misc/results.json").read_text())
-    assert report.result(numbers) in shown and report.epoch_table(numbers["history"], last=5) in shown
+    assert (
+        report.result(numbers) in shown and report.epoch_table(numbers["history"], last=5) in shown
+    )
     assert f"LRMIN {numbers['lr_min']:.2e}, LRMAX {numbers['lr_max']:.2e}" in shown
     for name in FIGURES:
         assert (ROOT / f"misc/{name}.png").is_file(), name
@@ -123,7 +154,12 @@ def test_cells_are_short_and_parameters_are_those_of_a_first_run():
         ("data", 'my "best" it\'s', 'my "best" it\'s'),
         ("data", "C:\\new\\猫😀", "C:\\new\\猫😀"),
     ]
-    + [("out", "None", "None"), ("limit", "20", 20), ("epochs", "None", None), ("resume", "False", False)]
+    + [
+        ("out", "None", "None"),
+        ("limit", "20", 20),
+        ("epochs", "None", None),
+        ("resume", "False", False),
+    ]
     + [("seed", "one", "one")],
 )
 def test_parameters_arrive_as_they_are_meant(name, given, meant):
@@ -143,8 +179,14 @@ def test_make_run_passes_its_words_on():
 
 
 STOPPED = {
-    "interrupted": ("time.sleep(900)", "interrupted; the same command goes on after the last finished epoch"),
-    "dead": ("time.sleep(2), os.kill(os.getpid(), 9)", "its kernel died, most often for want of memory"),
+    "interrupted": (
+        "time.sleep(900)",
+        "interrupted; the same command goes on after the last finished epoch",
+    ),
+    "dead": (
+        "time.sleep(2), os.kill(os.getpid(), 9)",
+        "its kernel died, most often for want of memory",
+    ),
     "failed": ("raise ValueError('no such data')", "ValueError: no such data"),
 }
 
@@ -153,7 +195,10 @@ STOPPED = {
 def test_a_run_that_is_stopped_keeps_what_there_is_and_says_a_sentence(how, tmp_path):
     action, sentence = STOPPED[how]
     code = f"import os, time\ntry:\n    print('epoch 1', flush=True)\n    {action}\nfinally:\n    print('kept')"
-    cells = [nbformat.v4.new_code_cell("seed = 0", metadata=dict(tags=["parameters"])), nbformat.v4.new_code_cell(code)]
+    cells = [
+        nbformat.v4.new_code_cell("seed = 0", metadata=dict(tags=["parameters"])),
+        nbformat.v4.new_code_cell(code),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "made.ipynb")
     run = start(tmp_path / "made.ipynb", tmp_path / "out", {})
     if how == "interrupted":
@@ -175,7 +220,10 @@ def test_all_gpus_train_and_the_next_cell_finds_what_is_on_the_disk(tmp_path, mo
     checkpoint.choices = dict(loader="device", world_size=1)
 
     def torchrun(processes, arguments):
-        assert (processes, arguments) == (2, ["--out", str(tmp_path), "--data", "2024", "--batch-size", "512"])
+        assert (processes, arguments) == (
+            2,
+            ["--out", str(tmp_path), "--data", "2024", "--batch-size", "512"],
+        )
         with pytest.raises(CheckpointError, match="was released"):
             checkpoint.save(history=[])  # the processes write it now
         theirs = Checkpoint(tmp_path, config, log=str)
@@ -187,9 +235,18 @@ def test_all_gpus_train_and_the_next_cell_finds_what_is_on_the_disk(tmp_path, mo
 
     monkeypatch.setattr(distributed, "torchrun", torchrun)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(RuntimeError, match="2 processes failed") if fails else contextlib.nullcontext():
-        assert notebook.train_on_all_gpus(checkpoint, data="2024", batch_size=512, limit=None) is checkpoint
+    with (
+        pytest.raises(RuntimeError, match="2 processes failed")
+        if fails
+        else contextlib.nullcontext()
+    ):
+        assert (
+            notebook.train_on_all_gpus(checkpoint, data="2024", batch_size=512, limit=None)
+            is checkpoint
+        )
     assert checkpoint.state["choices"]["world_size"] == 2  # what results.json will say
     assert len(checkpoint.state["history"]) == (1 if fails else 2)
-    checkpoint.save(history=checkpoint.state["history"] + [dict(seconds=1.0)])  # going on, here alone
+    checkpoint.save(
+        history=checkpoint.state["history"] + [dict(seconds=1.0)]
+    )  # going on, here alone
     assert checkpoint.state["choices"] == dict(loader="device", world_size=1)

@@ -9,8 +9,22 @@ from extras import report
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-SECTIONS = ["Objective", "Dataset", "Code base", "Receptive field", "Model summary", "Notebook", "Target", "Result"]
-SECTIONS += ["Analysis", "Last few epochs", "Misclassified images", "Loss curves"]  # the assignment's, in its order
+SECTIONS = [
+    "Objective",
+    "Dataset",
+    "Code base",
+    "Receptive field",
+    "Model summary",
+    "Notebook",
+    "Target",
+    "Result",
+]
+SECTIONS += [
+    "Analysis",
+    "Last few epochs",
+    "Misclassified images",
+    "Loss curves",
+]  # the assignment's, in its order
 FIRST_SCREEN = [
     "# ",
     "colab-badge.svg",
@@ -29,13 +43,19 @@ def results():
 def numbers(value):
     """All numbers in what was read from a JSON file, with two decimals."""
     if isinstance(value, dict | list):
-        return {n for part in (value.values() if isinstance(value, dict) else value) for n in numbers(part)}
+        return {
+            n
+            for part in (value.values() if isinstance(value, dict) else value)
+            for n in numbers(part)
+        }
     return {f"{value:.2f}"} if isinstance(value, int | float) else set()
 
 
 def test_the_result_is_in_the_first_screen():
     places = [README.find(part) for part in FIRST_SCREEN]
-    assert -1 not in places and places == sorted(places), dict(zip(FIRST_SCREEN, places, strict=True))
+    assert -1 not in places and places == sorted(places), dict(
+        zip(FIRST_SCREEN, places, strict=True)
+    )
     assert places[-1] < README.index(f"## {SECTIONS[0]}")
     top = README[: places[-1]]
     for part in (f"{results()['final_test_acc']:.2f}", f"{results()['parameters']:,}", "2023"):
@@ -66,7 +86,9 @@ def test_is_short_and_has_no_placeholder():
 
 
 def test_names_only_what_exists():
-    for name in set(re.findall(r"`((?:tests|extras|examples|experiments|benchmarks)/[\w./]+)`", README)):
+    for name in set(
+        re.findall(r"`((?:tests|extras|examples|experiments|benchmarks)/[\w./]+)`", README)
+    ):
         assert (ROOT / name).exists(), name
     tree = README.partition("```text")[2].partition("```")[0]
     for name in [
@@ -78,7 +100,11 @@ def test_names_only_what_exists():
         "examples/",
     ]:
         assert re.search(rf"(?m)^{re.escape(name)} ", tree), name
-    for target in set(re.findall(r"make ([a-z-]+)", re.sub(r"\s+", " ", "".join(re.findall(r"`+[^`]+`+", README))))):
+    for target in set(
+        re.findall(
+            r"make ([a-z-]+)", re.sub(r"\s+", " ", "".join(re.findall(r"`+[^`]+`+", README)))
+        )
+    ):
         assert re.search(rf"^{target}:", MAKEFILE, flags=re.MULTILINE), target
 
 

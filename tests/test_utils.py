@@ -1,4 +1,6 @@
-"""Figures: what they show, where they go, what they say to bad input (utils.py and extras/figures.py)."""
+"""Figures: what they show, where they go, what they say to bad input (utils.py and
+extras/figures.py).
+"""
 
 import os
 import shutil
@@ -24,14 +26,30 @@ CLASSES = ["airplane", "cat", "sixteen-char-dog"]
 IMAGES = np.random.default_rng(1).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 TARGETS = np.arange(12) % 3
 HISTORY = [
-    dict(epoch=e, train_loss=2 / e, train_acc=60 + e, test_loss=2.5 / e, test_acc=acc, lr=lr, seconds=9.0)
-    for e, acc, lr in [(1, 70.0, 0.01), (2, 60.0, 0.03), (3, 85.0, 0.02), (4, 82.5, 0.01), (5, 90.5, 0.001)]
+    dict(
+        epoch=e,
+        train_loss=2 / e,
+        train_acc=60 + e,
+        test_loss=2.5 / e,
+        test_acc=acc,
+        lr=lr,
+        seconds=9.0,
+    )
+    for e, acc, lr in [
+        (1, 70.0, 0.01),
+        (2, 60.0, 0.03),
+        (3, 85.0, 0.02),
+        (4, 82.5, 0.01),
+        (5, 90.5, 0.001),
+    ]
 ]
 CONFUSION = [[8, 2, 0], [3, 7, 0], [0, 1, 9]]
 RATES = np.concatenate([np.linspace(1e-4, 1e-2, 10), np.linspace(1e-2, 1e-4, 40)[1:]])
 LRS = np.geomspace(1e-6, 1, 50)
 LOSSES = 2.3 - 1 / (1 + (1e-3 / LRS) ** 2)
-READ_OFF = dict(lr_min=4.3e-5, lr_minimum=1.4e-4, lr_steepest=1.7e-4, lr_max=3.8e-3, take_off=7.6e-3)
+READ_OFF = dict(
+    lr_min=4.3e-5, lr_minimum=1.4e-4, lr_steepest=1.7e-4, lr_max=3.8e-3, take_off=7.6e-3
+)
 FOUND = SimpleNamespace(lrs=LRS, losses=LOSSES, smoothed=LOSSES, **READ_OFF)
 FIELDS = models.receptive_field(models.s10_model())  # twelve layers, from 3 to 88 pixels
 CHANCES = np.array([[0.05, 0.9, 0.05], [0.2, 0.1, 0.7], [0.6, 0.3, 0.1]])
@@ -43,19 +61,67 @@ DRAWS = {"albumentations": list(IMAGES[1:9] / 255.0), "torchvision": list(IMAGES
 
 # Every figure: its function, its arguments, and words that must stand in it.
 FIGURES = {
-    "samples": (utils.plot_samples, (IMAGES, TARGETS, CLASSES), ["airplane", "4 random images of each class"]),
-    "transforms": (utils.plot_transforms, (STAGES, DRAWS), ["original", "pad 4", "albumentations", "torchvision"]),
-    "receptive_field": (figures.plot_receptive_field, (FIELDS, IMAGES[0]), ["pool", "88", "resblock2.3: 64", "field"]),
-    "lr_finder": (utils.plot_lr_finder, (FOUND,), ["LRMIN 4.3e-5", "LRMAX 3.8e-3", "steepest descent 1.7e-4"]),
-    "one_cycle": (utils.plot_one_cycle, (RATES, RATES, 5), ["LRMAX 1e-2 at step 10, the end of epoch 2"]),
-    "no_epoch": (utils.plot_one_cycle, (RATES, RATES, 4), ["epochs done", "LRMAX 1e-2 at step 10, in epoch 3"]),
-    "loss_curves": (utils.plot_loss_curves, (HISTORY,), ["epoch", "loss", "accuracy (%)", "target 90 %"]),
-    "confusion": (utils.plot_confusion_matrix, (CONFUSION, CLASSES), ["true class", "80.0 %", "class accuracy (%)"]),
+    "samples": (
+        utils.plot_samples,
+        (IMAGES, TARGETS, CLASSES),
+        ["airplane", "4 random images of each class"],
+    ),
+    "transforms": (
+        utils.plot_transforms,
+        (STAGES, DRAWS),
+        ["original", "pad 4", "albumentations", "torchvision"],
+    ),
+    "receptive_field": (
+        figures.plot_receptive_field,
+        (FIELDS, IMAGES[0]),
+        ["pool", "88", "resblock2.3: 64", "field"],
+    ),
+    "lr_finder": (
+        utils.plot_lr_finder,
+        (FOUND,),
+        ["LRMIN 4.3e-5", "LRMAX 3.8e-3", "steepest descent 1.7e-4"],
+    ),
+    "one_cycle": (
+        utils.plot_one_cycle,
+        (RATES, RATES, 5),
+        ["LRMAX 1e-2 at step 10, the end of epoch 2"],
+    ),
+    "no_epoch": (
+        utils.plot_one_cycle,
+        (RATES, RATES, 4),
+        ["epochs done", "LRMAX 1e-2 at step 10, in epoch 3"],
+    ),
+    "loss_curves": (
+        utils.plot_loss_curves,
+        (HISTORY,),
+        ["epoch", "loss", "accuracy (%)", "target 90 %"],
+    ),
+    "confusion": (
+        utils.plot_confusion_matrix,
+        (CONFUSION, CLASSES),
+        ["true class", "80.0 %", "class accuracy (%)"],
+    ),
     "misclassified": (utils.plot_misclassified, MISTAKES, ["✗ cat", "90 %", "✓ airplane", "5 %"]),
-    "model": (diagram.plot_model, (diagram.network_parts(models.s10_model()),), ["Layer 1", "128×16×16", "X + R2(X)"]),
-    "no_mistakes": (utils.plot_misclassified, ([], [], [], CLASSES), ["All images were classified correctly."]),
-    "gradcam": (figures.plot_gradcam, (IMAGES[:3], [0, 1, 2], [1, 2, 0], MAPS, MAPS, CLASSES), ["predicted", "true"]),
-    "predictions": (plot_predictions, (IMAGES[:3], CHANCES, CLASSES), ["the network sees", "90.0 %"]),
+    "model": (
+        diagram.plot_model,
+        (diagram.network_parts(models.s10_model()),),
+        ["Layer 1", "128×16×16", "X + R2(X)"],
+    ),
+    "no_mistakes": (
+        utils.plot_misclassified,
+        ([], [], [], CLASSES),
+        ["All images were classified correctly."],
+    ),
+    "gradcam": (
+        figures.plot_gradcam,
+        (IMAGES[:3], [0, 1, 2], [1, 2, 0], MAPS, MAPS, CLASSES),
+        ["predicted", "true"],
+    ),
+    "predictions": (
+        plot_predictions,
+        (IMAGES[:3], CHANCES, CLASSES),
+        ["the network sees", "90.0 %"],
+    ),
 }
 
 
@@ -70,12 +136,17 @@ def images(fig) -> list:
 
 def boxes(fig) -> list:
     """Where the words of a figure stand, in dots; not the ticks of charts."""
-    texts = fig.texts + [text for ax in fig.axes for text in (*ax.texts, ax.xaxis.label, ax.yaxis.label)]
+    texts = fig.texts + [
+        text for ax in fig.axes for text in (*ax.texts, ax.xaxis.label, ax.yaxis.label)
+    ]
     return [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
 
 
 def collide(one, other) -> bool:
-    width, height = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
+    width, height = (
+        min(one.x1, other.x1) - max(one.x0, other.x0),
+        min(one.y1, other.y1) - max(one.y0, other.y0),
+    )
     return width > 2 and height > 6
 
 
@@ -93,8 +164,12 @@ def test_every_figure_is_labelled_and_left_out_of_pyplot_and_no_words_are_cut_of
     assert fig.get_facecolor() == (1, 1, 1, 1)
     width, height = fig.get_size_inches() * fig.dpi  # in dots, two for each pixel of a page
     for text, box in boxes(fig):
-        assert width == 1660 and box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, text
-    assert name == "receptive_field" or not collisions(fig)  # there 3, 5 and 6 pixels are close to each other
+        assert (
+            width == 1660 and box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height
+        ), text
+    assert name == "receptive_field" or not collisions(
+        fig
+    )  # there 3, 5 and 6 pixels are close to each other
 
 
 def test_saved_twice_gives_the_same_bytes_also_in_a_dark_style(tmp_path):
@@ -103,7 +178,9 @@ def test_saved_twice_gives_the_same_bytes_also_in_a_dark_style(tmp_path):
     plot(*arguments, path=folder / "first.png")
     with plt.style.context("dark_background"):
         fig = plot(*arguments, path=str(folder / "second.png"))
-        fig.savefig(tmp_path / "notebook.png", facecolor=fig.get_facecolor())  # as a notebook does, later
+        fig.savefig(
+            tmp_path / "notebook.png", facecolor=fig.get_facecolor()
+        )  # as a notebook does, later
         assert plt.rcParams["axes.facecolor"] == "black"
     first = (folder / "first.png").read_bytes()
     assert first == (folder / "second.png").read_bytes() and b"matplotlib" not in first.lower()
@@ -113,21 +190,30 @@ def test_saved_twice_gives_the_same_bytes_also_in_a_dark_style(tmp_path):
 def test_a_path_that_cannot_be_written_is_one_sentence_and_the_figure_is_there(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert utils.plot_one_cycle(RATES, RATES, 5, path=tmp_path / "file" / "cycle.png").axes
-    assert capsys.readouterr().out.startswith(f"The figure cannot be written to {tmp_path / 'file' / 'cycle.png'} (")
+    assert capsys.readouterr().out.startswith(
+        f"The figure cannot be written to {tmp_path / 'file' / 'cycle.png'} ("
+    )
 
 
 def test_alone_in_a_folder_utils_draws_any_class_name_quietly_and_needs_no_display(tmp_path):
     shutil.copy(utils.__file__, tmp_path)
     code = "import utils; utils.plot_confusion_matrix([[1, 2], [0, 1]], ['$a^^b$', '猫'], note='{$a^^b$', path='a.png')"
     code += ".savefig('b.png')  # later, in the reader's style"
-    env = {name: os.environ[name] for name in os.environ.keys() - {"DISPLAY", "MPLBACKEND", "PYTHONPATH"}}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path)
+    env = {
+        name: os.environ[name]
+        for name in os.environ.keys() - {"DISPLAY", "MPLBACKEND", "PYTHONPATH"}
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path
+    )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
 def test_samples_come_from_their_class_follow_the_seed_and_may_be_grey_or_few():
-    first, again, other = (images(utils.plot_samples(IMAGES, TARGETS, CLASSES, per_class=3, seed=s)) for s in (4, 4, 5))
+    first, again, other = (
+        images(utils.plot_samples(IMAGES, TARGETS, CLASSES, per_class=3, seed=s)) for s in (4, 4, 5)
+    )
     for i, image in enumerate(first):
         (source,) = [n for n in range(12) if (IMAGES[n] == image).all()]
         assert TARGETS[source] == i // 3
@@ -141,20 +227,33 @@ def test_receptive_field_squares_have_the_given_sizes_and_the_layers_that_see_th
     squares = fig.axes[0].patches
     assert [s.get_width() for s in squares[:9]] == [3, 5, 6, 10, 14, 18, 20, 28, 32]
     assert [s.get_linestyle() for s in squares] == ["-"] * 9 + ["--"] * 3  # dashed beyond the image
-    # layer3.1's field has 32 pixels too, but its outputs are not in the middle: none of them covers the image.
+    # layer3.1's field has 32 pixels too, but its outputs are not in the middle: none of them covers
+    # the image.
     first, every = (FIELDS[i]["name"] for i in (9, 10))
     said = " ".join(words(fig))
-    assert f"An output first sees the whole image at {first}" in said and f"all outputs\nfrom {every} on" in said
-    assert "No output sees the whole image" in words(figures.plot_receptive_field(FIELDS[:9], IMAGES[0]))
-    assert figures._first_views([row | {"padding": "same"} for row in FIELDS[:2]], 4) == (FIELDS[1]["name"], None)
+    assert (
+        f"An output first sees the whole image at {first}" in said
+        and f"all outputs\nfrom {every} on" in said
+    )
+    assert "No output sees the whole image" in words(
+        figures.plot_receptive_field(FIELDS[:9], IMAGES[0])
+    )
+    assert figures._first_views([row | {"padding": "same"} for row in FIELDS[:2]], 4) == (
+        FIELDS[1]["name"],
+        None,
+    )
 
 
 def test_lr_finder_names_never_collide_and_a_loss_that_explodes_leaves_the_frame():
     losses = np.concatenate([LOSSES[:-4], [1e3, 1e9, np.inf, np.nan]])
-    near = dict(lr_min=1e-4, lr_minimum=1.01e-4, lr_steepest=1.02e-4, lr_max=1.03e-4, take_off=1.04e-4)
+    near = dict(
+        lr_min=1e-4, lr_minimum=1.01e-4, lr_steepest=1.02e-4, lr_max=1.03e-4, take_off=1.04e-4
+    )
     far = dict(lr_min=1e-6, lr_minimum=0.01, lr_steepest=0.012, lr_max=0.1, take_off=0.9)
     for rates in (near, far):
-        fig = utils.plot_lr_finder(SimpleNamespace(lrs=LRS, losses=losses, smoothed=losses, **rates))
+        fig = utils.plot_lr_finder(
+            SimpleNamespace(lrs=LRS, losses=losses, smoothed=losses, **rates)
+        )
         drawn = {line.get_xdata()[0] for line in fig.axes[0].lines if len(line.get_xdata()) == 2}
         assert drawn == set(rates.values()) and not collisions(fig)
         assert fig.axes[0].get_ylim()[0] < 1.3 and 2.3 < fig.axes[0].get_ylim()[1] < 4
@@ -168,7 +267,10 @@ def test_loss_curves_draw_the_numbers_target_floor_and_say_what_is_seen():
     assert fig.axes[1].lines[-1].get_ydata()[0] == 0.5003
     assert "lowest possible loss with label smoothing (0.50)" in words(fig)
     # 10 points were lost before the peak of the learning rate; after it 2.5
-    assert "Largest drop after the learning rate's peak: 2.50 percentage points, in epoch 4" in words(fig)
+    assert (
+        "Largest drop after the learning rate's peak: 2.50 percentage points, in epoch 4"
+        in words(fig)
+    )
     late = words(utils.plot_loss_curves([*HISTORY, HISTORY[-1] | dict(epoch=6, test_acc=90.0)]))
     assert "Test accuracy 90.00 % at the end, best 90.50 % in epoch 5" in late
 
@@ -193,16 +295,24 @@ def test_confusion_colours_mistakes_only_and_says_where_a_class_has_no_images():
 
 def test_misclassified_keep_their_order_stop_at_25_and_their_labels_never_collide():
     fig = utils.plot_misclassified(*MISTAKES)
-    assert np.array_equal(images(fig), IMAGES[:3]) and "Misclassified images, the most confident first" in words(fig)
+    assert np.array_equal(
+        images(fig), IMAGES[:3]
+    ) and "Misclassified images, the most confident first" in words(fig)
     many = [np.repeat(values, 10, axis=0) for values in MISTAKES[:3]]
-    captions, classes = ["a caption that is far too long"] * 30, ["W" * 16, "sixteen-char-dog", "sixteen-char-cat"]
+    captions, classes = (
+        ["a caption that is far too long"] * 30,
+        ["W" * 16, "sixteen-char-dog", "sixteen-char-cat"],
+    )
     for columns in (3, 8):
         fig = utils.plot_misclassified(*many, classes, columns=columns, captions=captions)
         assert len(images(fig)) == 25 and not collisions(fig)
 
 
 def test_gradcam_shows_image_and_contours_of_both_maps_for_eight_images():
-    nine = [np.repeat(values, 3, axis=0) for values in (IMAGES[:3], [0, 1, 2], [1, 2, 0], MAPS, MAPS * 0)]
+    nine = [
+        np.repeat(values, 3, axis=0)
+        for values in (IMAGES[:3], [0, 1, 2], [1, 2, 0], MAPS, MAPS * 0)
+    ]
     fig = figures.plot_gradcam(*nine, CLASSES)
     assert np.array_equal(images(fig), np.repeat(nine[0][:8], 3, axis=0))
     assert words(fig).count("empty map") == 8
@@ -216,15 +326,36 @@ def test_gradcam_shows_image_and_contours_of_both_maps_for_eight_images():
 @pytest.mark.parametrize(
     ("plot", "sentence"),
     [
-        (lambda: utils.plot_samples(IMAGES, TARGETS[:5], CLASSES), "equally long.*images 12, targets 5"),
-        (lambda: utils.plot_samples(IMAGES, TARGETS + 1, CLASSES), "targets go from 1 to 3, but there are 3 classes"),
-        (lambda: utils.plot_samples(IMAGES.transpose(0, 3, 1, 2), TARGETS, CLASSES), r"shape \(3, 32, 32\)"),
+        (
+            lambda: utils.plot_samples(IMAGES, TARGETS[:5], CLASSES),
+            "equally long.*images 12, targets 5",
+        ),
+        (
+            lambda: utils.plot_samples(IMAGES, TARGETS + 1, CLASSES),
+            "targets go from 1 to 3, but there are 3 classes",
+        ),
+        (
+            lambda: utils.plot_samples(IMAGES.transpose(0, 3, 1, 2), TARGETS, CLASSES),
+            r"shape \(3, 32, 32\)",
+        ),
         (lambda: utils.plot_transforms(STAGES, {"device": []}), "device is empty"),
-        (lambda: utils.plot_transforms(STAGES, {"device": [IMAGES[0] / 100]}), "undo the normalisation"),
-        (lambda: utils.plot_lr_finder(SimpleNamespace(lrs=[1], losses=[1], smoothed=[np.nan])), "no finite loss"),
+        (
+            lambda: utils.plot_transforms(STAGES, {"device": [IMAGES[0] / 100]}),
+            "undo the normalisation",
+        ),
+        (
+            lambda: utils.plot_lr_finder(SimpleNamespace(lrs=[1], losses=[1], smoothed=[np.nan])),
+            "no finite loss",
+        ),
         (lambda: utils.plot_loss_curves([]), "history is empty"),
-        (lambda: utils.plot_confusion_matrix([[1, 2]], CLASSES), r"shape \(1, 2\).* must be \(3, 3\)"),
-        (lambda: plot_predictions(IMAGES[:3], CHANCES, CLASSES[:2]), r"probabilities has shape \(3, 3\)"),
+        (
+            lambda: utils.plot_confusion_matrix([[1, 2]], CLASSES),
+            r"shape \(1, 2\).* must be \(3, 3\)",
+        ),
+        (
+            lambda: plot_predictions(IMAGES[:3], CHANCES, CLASSES[:2]),
+            r"probabilities has shape \(3, 3\)",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_sentence_and_leaves_nothing_open(plot, sentence):

@@ -23,13 +23,16 @@ def images(n=20, n_test=9):
     """Noise; the label of an image is its number."""
     rng, names = np.random.default_rng(0), [f"class {i}" for i in range(n)]
     parts = [
-        ArrayDataset(rng.integers(0, 256, (k, 32, 32, 3), dtype=np.uint8), np.arange(k), names) for k in (n, n_test)
+        ArrayDataset(rng.integers(0, 256, (k, 32, 32, 3), dtype=np.uint8), np.arange(k), names)
+        for k in (n, n_test)
     ]
     return Data("noise", *parts)
 
 
 def parts():
-    """Network, loaders, optimizer and loss of the exactness test, the same in every process; float64."""
+    """Network, loaders, optimizer and loss of the exactness test, the same in every process;
+    float64.
+    """
     torch.manual_seed(0)
     model = s10_model(20).double()
     both = loaders(images(), BATCH, loader="device", dtype=torch.float64, log=quiet)
@@ -58,15 +61,23 @@ def main(out):
     """Leave what this process sees and computes in OUT/<rank>.pt."""
     with distributed.process_group():
         model, (train_loader, test_loader), optimizer, criterion = parts()
-        found = dict(rank=distributed.rank(), world_size=distributed.world_size(), refused=list(refusals(model)))
+        found = dict(
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            refused=list(refusals(model)),
+        )
         found["seen"] = [labels.tolist() for _, labels in train_loader]
         train_loader.set_epoch(1)
         parallel = distributed.wrap(model)
         found["trained"] = train(parallel, "cpu", train_loader, optimizer, criterion)
         found["tested"] = test(model, "cpu", test_loader, criterion)
         found["own share"] = predict(model, "cpu", test_loader)[1].tolist()
-        found["whole"] = distributed.run_on_rank0(lambda: predict(model, "cpu", test_loader.whole())[1].tolist())
-        found["data"] = distributed.run_on_rank0(lambda: images(n=20 + distributed.rank())).fingerprint
+        found["whole"] = distributed.run_on_rank0(
+            lambda: predict(model, "cpu", test_loader.whole())[1].tolist()
+        )
+        found["data"] = distributed.run_on_rank0(
+            lambda: images(n=20 + distributed.rank())
+        ).fingerprint
         torch.save(found | dict(model=model.state_dict()), out / f"{found['rank']}.pt")
 
 
