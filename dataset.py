@@ -364,7 +364,7 @@ class DeviceLoader:
             shares = f"a batch of {smallest} images for {self.world_size} processes"
             raise ValueError(f"{shares}: start fewer, or change the batch size")
         images = torch.from_numpy(dataset.data).to(device)
-        self.images = tf.crop_windows(images, mean) if train else images.flatten(2)
+        self.images = tf.crop_windows(images) if train else images.flatten(2)
         self.labels = torch.as_tensor(dataset.targets).to(device)
         self.factors = tf.normaliser(self.size, mean, std, device, dtype)
 

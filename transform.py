@@ -1,20 +1,21 @@
-"""The assignment's augmentation: pad 4 and crop 32 at random -> flip left-right -> cut out one 8x8
-hole -> normalise.
+"""The assignment's augmentation: pad 4 and crop 32 at random, flip left-right, cut out an 8x8 hole.
 
 It is written three times from the same constants, and tests show that all three draw from one
 distribution:
 
-    train_transforms(image=image)["image"]      albumentations, as the assignment asks
-    torchvision_train_transforms(image)         torchvision
-    augment(windows, draws, scale, shift)       whole batches on the device, used by
-    `dataset.DeviceLoader`
+    train_transforms(image=image)["image"]       albumentations, as the assignment asks
+    torchvision_train_transforms(image)          torchvision
+    augment(windows, draws, scale, shift)        whole batches on the device: dataset.DeviceLoader
 
 An image is (height, width, 3) uint8; a transformed one is a normalised float32 tensor (3, height,
-width). Padding and hole have the data's mean colour, which is zero once normalised.
+width). The padding mirrors the image at its border (4 3 2 1 | 0 1 2 …: NumPy's "reflect"); the hole
+has the data's mean colour, which is zero once normalised.
 """
 
+import ast
 import functools
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -28,47 +29,41 @@ HOLE = 8  # side of the hole of Cutout (DeVries and Taylor 2017, arXiv:1708.0455
 
 def albumentations_transforms(mean=MEAN, std=STD, size=SIZE):
     """The training and the test transform in albumentations: `transform(image=image)["image"]`."""
-    os.environ.setdefault(
-        "NO_ALBUMENTATIONS_UPDATE", "1"
-    )  # or it asks the network for a newer version at import
+    # or it asks the network for a newer version when it is imported
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
     from albumentations.pytorch import ToTensorV2
 
-    fill = mean_colour(mean)
     steps = [
-        A.PadIfNeeded(
-            size + 2 * PADDING, size + 2 * PADDING, border_mode=0, fill=fill
-        ),  # 0: cv2.BORDER_CONSTANT
+        # 4: cv2.BORDER_REFLECT_101, which the 2023 original had by default
+        A.PadIfNeeded(size + 2 * PADDING, size + 2 * PADDING, border_mode=4),
         A.RandomCrop(size, size),
         A.HorizontalFlip(p=0.5),
         A.CoarseDropout(
             num_holes_range=(1, 1),
             hole_height_range=(HOLE, HOLE),
             hole_width_range=(HOLE, HOLE),
-            fill=fill,
+            fill=mean_colour(mean),
             p=1,
         ),
     ]
     normalise = [A.Normalize(mean, std), ToTensorV2()]
-    # strict: a misspelt argument is an error; without it, albumentations 2 only warns and does
-    # something else
+    # Without strict, albumentations 2 warns of a misspelt argument and does something else.
     return A.Compose(steps + normalise, strict=True), A.Compose(normalise, strict=True)
 
 
 def torchvision_transforms(mean=MEAN, std=STD, size=SIZE):
-    """The same two transforms in torchvision: `transform(image)`, for a PIL image or a (H, W, 3)
-    uint8 array.
-    """
+    """The same two in torchvision: `transform(image)`, of a PIL image or (H, W, 3) uint8 array."""
     from torchvision import transforms as T
 
-    hole = (HOLE / size) ** 2  # RandomErasing takes the hole's area as a fraction of the image's
     steps = [
-        T.RandomCrop(size, padding=PADDING, fill=mean_colour(mean)),
+        T.RandomCrop(size, padding=PADDING, padding_mode="reflect"),
         T.RandomHorizontalFlip(p=0.5),
     ]
     normalise = [T.ToTensor(), T.Normalize(mean, std)]
-    erase = [T.RandomErasing(p=1, scale=(hole, hole), ratio=(1, 1), value=0)]
-    return T.Compose([T.Lambda(to_pil), *steps, *normalise, *erase]), T.Compose(normalise)
+    # scale: from which to which share of the image's area a hole takes
+    erase = T.RandomErasing(p=1, scale=2 * [(HOLE / size) ** 2], ratio=(1, 1), value=0)
+    return T.Compose([T.Lambda(to_pil), *steps, *normalise, erase]), T.Compose(normalise)
 
 
 def to_pil(image):
@@ -85,9 +80,7 @@ def mean_colour(mean):
 
 @functools.cache
 def __getattr__(name):
-    """Make CIFAR-10's transforms when they are first asked for: importing both libraries takes
-    seconds.
-    """
+    """Make CIFAR-10's transforms when they are first asked for: both libraries import slowly."""
     if name in ("train_transforms", "test_transforms"):
         train, test = albumentations_transforms()
     elif name in ("torchvision_train_transforms", "torchvision_test_transforms"):
@@ -95,6 +88,25 @@ def __getattr__(name):
     else:
         raise AttributeError(f"module 'transform' has no attribute {name!r}")
     return train if "train" in name else test
+
+
+def augmentation():
+    """What tells one augmentation from another, for a run's identity: a dict of plain values.
+
+    It holds the constants and, as they are written above, the calls of albumentations (A) and of
+    torchvision (T): a library's own description of a transform changes with its version.
+    """
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in ("A", "T")
+    ]
+    calls.sort(key=lambda call: (call.lineno, call.col_offset))
+    return {"padding": PADDING, "hole": HOLE, "calls": [ast.unparse(call) for call in calls]}
 
 
 class Draws(NamedTuple):
@@ -119,33 +131,31 @@ def draw_epoch(n, generator, size=SIZE):
     return Draws(order, uniform(crops), uniform(crops), uniform(2), uniform(holes), uniform(holes))
 
 
-def crop_windows(images, mean=MEAN):
+def crop_windows(images):
     """Every crop of every image and of its mirror image, as a view that copies nothing.
 
     The images are padded once; `unfold` then slides a window over rows and columns. A window's row
     is a run of neighbouring bytes, so that taking out a crop means a few fast copies.
 
     Args:
-        images: (N, size, size, 3) uint8 tensor.
+        images: (N, size, size, 3) uint8 tensor, size > PADDING.
 
     Returns:
         (2, N, 2 * PADDING + 1, 2 * PADDING + 1, size, size * 3) uint8: index it with [flip, image,
         row, column].
     """
     n, size = images.shape[:2]
-    padded = torch.empty(
-        2, n, size + 2 * PADDING, size + 2 * PADDING, 3, dtype=torch.uint8, device=images.device
-    )
-    padded[:] = torch.tensor(mean_colour(mean), dtype=torch.uint8, device=images.device)
-    inside = slice(PADDING, PADDING + size)
-    padded[0, :, inside, inside] = images
-    padded[1, :, inside, inside] = images.flip(2)
+    # 4 3 2 1 0 1 2 … 30 31 30 29 28 27: the rows, and the columns, of a padded image
+    place = torch.arange(-PADDING, size + PADDING, device=images.device).abs()
+    place = size - 1 - (size - 1 - place).abs()
+    padded = images.new_empty(2, n, len(place), len(place), 3)
+    padded[0] = images[:, place][:, :, place]
+    padded[1] = padded[0].flip(2)
     return padded.flatten(3).unfold(2, size, 1).unfold(3, size * 3, 3)
 
 
 def augment(windows, draws, scale, shift):
-    """Crop, flip, normalise and cut out a whole batch: (B, 3, size, size) in channels-last memory
-    format.
+    """Crop, flip, normalise and cut out a whole batch: (B, 3, size, size), see `normalise`.
 
     Args:
         windows: from `crop_windows`.
@@ -155,24 +165,29 @@ def augment(windows, draws, scale, shift):
     # in the mirror image, the same crop begins as far from the right as it did from the left
     column = torch.where(draws.flip == 1, 2 * PADDING - draws.column, draws.column)
     batch = normalise(windows[draws.flip, draws.order, draws.row, column], scale, shift)
-    holes = batch.unfold(2, HOLE, 1).unfold(
-        3, HOLE, 1
-    )  # a view: (B, 3, hole rows, hole columns, HOLE, HOLE)
-    holes[torch.arange(len(batch), device=batch.device), :, draws.hole_row, draws.hole_column] = 0
+    # a view of every place that a hole can have: (B, 3, hole rows, hole columns, HOLE, HOLE)
+    holes = batch.unfold(2, HOLE, 1).unfold(3, HOLE, 1)
+    image = torch.arange(len(batch), device=batch.device)
+    # A zero made on the device, for Python would wait while the GPU copies a number from the CPU.
+    # It is a single element: with more, CUDA's deterministic form is wrong where places overlap.
+    holes[image, :, draws.hole_row, draws.hole_column] = batch.new_zeros(())
     return batch
 
 
 def normaliser(size=SIZE, mean=MEAN, std=STD, device="cpu", dtype=torch.float32):
-    """(pixel / 255 - mean) / std = pixel * scale + shift: scale and shift, repeated for a row of
-    `size` pixels.
+    """Scale and shift, repeated for a row of `size` pixels.
+
+    (pixel / 255 - mean) / std = pixel * scale + shift.
     """
     mean, std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     return (1 / (255 * std)).repeat(size).to(dtype), (-mean / std).repeat(size).to(dtype)
 
 
 def normalise(rows, scale, shift):
-    """(B, size, size * 3) uint8 -> (B, 3, size, size) normalised, in channels-last memory
-    format.
+    """(B, size, size * 3) uint8 -> (B, 3, size, size), normalised, in channels-last memory format.
+
+    On Apple's GPU it is contiguous: PyTorch computes channels-last wrong there (pytorch#175189).
     """
     batch = torch.addcmul(shift, rows.to(scale.dtype), scale)
-    return batch.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+    batch = batch.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+    return batch.contiguous() if batch.device.type == "mps" else batch

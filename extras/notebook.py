@@ -57,20 +57,19 @@ def show(figure, alt):
 
 
 def augmentation_stages(image, mean):
-    """The steps of the augmentation one after the other, for a figure: {name: (H, W, 3) uint8
-    image}.
-    """
+    """The augmentation's steps one after the other: {name: (H, W, 3) uint8 image}, for a figure."""
     import numpy as np
 
-    import transform as tf
+    import transform
 
-    size, colour = len(image), tf.mean_colour(mean)
-    padded = np.full((size + 2 * tf.PADDING, size + 2 * tf.PADDING, 3), colour, np.uint8)
-    padded[tf.PADDING : -tf.PADDING, tf.PADDING : -tf.PADDING] = image
+    size, reach = len(image), (transform.PADDING, transform.PADDING)
+    padded = np.pad(image, (reach, reach, (0, 0)), mode="reflect")
     crop = padded[1 : 1 + size, 6 : 6 + size]
     flipped = crop[:, ::-1]
     holed = flipped.copy()
-    holed[size // 2 : size // 2 + tf.HOLE, size // 4 : size // 4 + tf.HOLE] = colour
+    row, column = size // 2, size // 4
+    hole = holed[row : row + transform.HOLE, column : column + transform.HOLE]
+    hole[:] = transform.mean_colour(mean)
     return {
         "original": image,
         "pad 4": padded,
@@ -81,18 +80,27 @@ def augmentation_stages(image, mean):
 
 
 def augmentation_draws(image, mean, std, n=8):
-    """n random augmentations of one image by each of the three loaders: {name: list of (H, W, 3)
-    images}.
-    """
+    """n augmentations of one image by each of the three loaders: {name: list of (H, W, 3) images}."""
     import numpy as np
 
-    from dataset import ArrayDataset, Data, UnNormalize, loaders
+    import transform
+    from dataset import ArrayDataset, DeviceLoader, SeededLoader, UnNormalize
 
     copies = ArrayDataset(np.repeat(image[None], n, axis=0), [0] * n, ["image"])
-    data, draws = Data("copies of one image", copies, copies, mean, std), {}
-    for name in ("albumentations", "torchvision", "device"):
-        ((batch, _),) = loaders(data, n, loader=name, workers=0, log=lambda *_: None)[0]
-        draws[name] = [pixels.permute(1, 2, 0).numpy() for pixels in UnNormalize(mean, std)(batch)]
+    libraries = {
+        "albumentations": transform.albumentations_transforms,
+        "torchvision": transform.torchvision_transforms,
+    }
+    loaders = {}
+    for name, make in libraries.items():
+        for_train, _ = make(mean, std, len(image))
+        loaders[name] = SeededLoader(copies.with_transform(for_train), batch_size=n)
+    loaders["device"] = DeviceLoader(copies, n, mean=mean, std=std)
+
+    pixels, draws = UnNormalize(mean, std), {}
+    for name, loader in loaders.items():
+        ((batch, _),) = loader
+        draws[name] = [image.permute(1, 2, 0).numpy() for image in pixels(batch)]
     return draws
 
 
