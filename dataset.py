@@ -184,6 +184,13 @@ class Data:
         return self.train.classes
 
     @property
+    def guess(self):
+        """What guessing costs, in nats: the entropy of the training labels' frequencies."""
+        counts = np.bincount(self.train.targets)
+        share = counts[counts > 0] / counts.sum()
+        return float(-(share * np.log(share)).sum())
+
+    @property
     def fingerprint(self):
         """A digest of every pixel and label: only the same images in the same order have the
         same.
@@ -405,6 +412,13 @@ class DeviceLoader:
             mine = batch[self.share(len(batch))]
             draws = tf.Draws(mine, *(column[mine] for column in table[1:]))
             yield tf.augment(self.images, draws, *self.factors), self.labels[mine]
+
+
+def test_loader(data, device="cpu", *, dtype=torch.float32):
+    """The loader of a data set's test images, in their order: whole batches, only normalised."""
+    return DeviceLoader(
+        data.test, TEST_BATCH, device, train=False, mean=data.mean, std=data.std, dtype=dtype
+    )
 
 
 def is_distributed():

@@ -1,10 +1,10 @@
 """The notebook's run from a shell: range test, training, evaluation, results and figures.
 
-python main.py                                        # CIFAR-10 (or the sample); full on a GPU,
-quick without one python main.py --data photos/ --profile full          # a folder with
-train/<class>/* and test/<class>/* torchrun --standalone --nproc-per-node=2 main.py      # two GPUs,
-or two processes on a CPU python main.py --evaluate                             # the accuracy of
-misc/s10_model.pt python main.py --help
+python main.py                                        # CIFAR-10; full on a GPU, quick without one
+python main.py --data photos/ --profile full          # a folder: train/<class>/*, test/<class>/*
+torchrun --standalone --nproc-per-node=2 main.py      # two GPUs, or two processes on a CPU
+python main.py --evaluate                             # the accuracy of misc/s10_model.pt
+python main.py --help
 """
 
 import argparse
@@ -12,65 +12,11 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
-# PyTorch and the files that need it are imported in the functions: a wrong argument is refused at
-# once
-from extras import settings as st
+# PyTorch and what needs it are imported in the functions: a wrong argument is refused at once
+from extras import hardware, settings
 
 WEIGHTS = Path(__file__).parent / "misc" / "s10_model.pt"  # of the run that is shown
-
-
-def build(
-    data,
-    *,
-    epochs=24,
-    batch_size=512,
-    seed=0,
-    device="cpu",
-    loader="auto",
-    dtype=None,
-    workers=2,
-    recipe=None,
-    make_model=None,
-    log=print,
-):
-    """What trains a network, for main.py, experiments and benchmarks: model, loaders, optimizer,
-    criterion, schedule.
-
-    Args: see `dataset.loaders`; dtype None is float32, recipe None `train.RECIPE`, make_model None
-    `models.s10_model`.
-
-    Returns:
-        A namespace of model, train_loader, test_loader, optimizer, criterion, and schedule:
-            `schedule(lr_max,
-        lr_min=…)` makes the one-cycle scheduler once the rates are found.
-    """
-    import torch
-
-    import dataset
-    import models
-    import train
-
-    recipe, dtype = recipe or train.RECIPE, dtype or torch.float32
-    torch.manual_seed(seed)
-    model = (make_model or models.s10_model)(len(data.classes)).to(
-        device, memory_format=torch.channels_last
-    )
-    parts = SimpleNamespace(model=model, criterion=train.make_criterion(recipe))
-    parts.train_loader, parts.test_loader = dataset.loaders(
-        data,
-        batch_size,
-        loader=loader,
-        device=device,
-        seed=seed,
-        workers=workers,
-        dtype=dtype,
-        log=log,
-    )
-    parts.optimizer, steps = train.make_optimizer(model, recipe), len(parts.train_loader)
-    parts.schedule = partial(train.one_cycle, parts.optimizer, steps_per_epoch=steps, epochs=epochs)
-    return parts
 
 
 def run(args):
@@ -78,152 +24,141 @@ def run(args):
     import torch
 
     import dataset
+    import models
     import test
     import train
-    from extras.checkpoint import Checkpoint
-    from extras.distributed import rank, run_on_rank0, world_size, wrap
-    from extras.lr_finder import find_lr
+    from extras.checkpoint import open_run
+    from extras.distributed import broadcast, rank, run_on_rank0, world_size, wrap
+    from extras.lr_finder import choose_rates, find_lr
 
-    log = print if rank() == 0 else lambda *_: None
-    st.set_deterministic(args.deterministic)
-    device, settings = args.device, args.settings
-    log(settings.describe())
-    data = run_on_rank0(
-        lambda: dataset.load(args.data, log=log).limited(settings.limit)
-    )  # the same images for all
-    log(data.describe())
+    device = args.device
+    sizes = args.settings
+    hardware.set_deterministic(args.deterministic)
+    print(sizes.describe())
+    # Rank 0 loads, so that all processes have the same images
+    data = run_on_rank0(lambda: dataset.load(args.data).limited(sizes.limit))
+    print(data.describe())
 
-    # a run that goes on keeps its loader and its precision; rank 0 alone has the checkpoint
-    config = st.run_config(data, settings, args.seed, train.RECIPE)
-    checkpoint = Checkpoint(args.out, config, resume=args.resume) if rank() == 0 else None
-
-    name = st.device_name(device, world_size())
-
-    def choose():
-        loader = checkpoint.before("loader", args.loader) or dataset.choose_loader(
-            args.loader, device
-        )
-        precision, why = st.choose_precision(
-            args.precision, device, checkpoint.before("precision", args.precision)
-        )
-        log(f"{name}, {precision}: {why}")
-        if checkpoint.before("device") not in (None, name):
-            log(f"the run was begun on {checkpoint.before('device')}")
-        return loader, precision
-
-    loader, precision = run_on_rank0(choose)
-    dtype = getattr(torch, precision)
-    parts = build(
-        data,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        seed=args.seed,
-        device=device,
-        loader=loader,
-        dtype=dtype,
-        workers=args.workers,
-        log=log,
+    torch.manual_seed(args.seed)
+    layout = hardware.memory_format(device)
+    model = models.s10_model(len(data.classes)).to(device, memory_format=layout)
+    config = settings.run_config(
+        data, sizes, args.seed, train.RECIPE, model, lr_max=args.lr_max, lr_min=args.lr_min
     )
-    if checkpoint:
-        checkpoint.choices = dict(
-            loader=loader, precision=precision, device=name, world_size=world_size()
+    checkpoint, loader, dtype, workers = None, None, None, None
+    if rank() == 0:
+        checkpoint, loader, dtype = open_run(
+            args.out,
+            config,
+            device,
+            loader=args.loader,
+            precision=args.precision,
+            workers=args.workers,
+            resume=args.resume,
         )
+        workers = checkpoint.choices["workers"]
+    loader, dtype, workers = broadcast((loader, dtype, workers))
+    train_loader, test_loader = dataset.loaders(
+        data,
+        sizes.batch_size,
+        loader=loader,
+        device=device,
+        seed=args.seed,
+        workers=workers,
+        dtype=dtype,
+    )
+    optimizer = train.make_optimizer(model)
+    criterion = train.make_criterion()
+    train.check_cycle(sizes.epochs * len(train_loader), 1, 1)  # now, not after the range test
 
     def range_test():
-        train_loader = parts.train_loader.whole() if world_size() > 1 else parts.train_loader
+        # the whole batches, for rank 0 runs it alone
+        whole = train_loader.whole() if world_size() > 1 else train_loader
         return find_lr(
-            parts.model,
+            model,
             device,
-            train_loader,
-            parts.optimizer,
-            parts.criterion,
-            iterations=settings.iterations,
+            whole,
+            optimizer,
+            criterion,
+            guess=data.guess,
+            iterations=sizes.iterations,
             dtype=dtype,
             checkpoint=checkpoint,
         )
 
-    train.cycle_curve(
-        1.0, len(parts.train_loader), settings.epochs
-    )  # refuses too few steps now, not after the test
-    found = run_on_rank0(range_test)
-    log(f"LR range test: LRMIN {found.lr_min:.2e}, LRMAX {found.lr_max:.2e}")
-    scheduler = parts.schedule(found.lr_max, lr_min=found.lr_min)
+    found = run_on_rank0(lambda: choose_rates(range_test, args.lr_min, args.lr_max))
+    print(f"LR range test: LRMIN {found.lr_min:.2e}, LRMAX {found.lr_max:.2e}")
+    scheduler = train.one_cycle(
+        optimizer, found.lr_max, len(train_loader), sizes.epochs, lr_min=found.lr_min
+    )
     history = train.fit(
-        wrap(parts.model, sync_batchnorm=args.sync_batchnorm),
+        wrap(model, sync_batchnorm=args.sync_batchnorm),
         device,
-        parts.train_loader,
-        parts.optimizer,
-        parts.criterion,
+        train_loader,
+        optimizer,
+        criterion,
         scheduler,
-        epochs=settings.epochs,
+        epochs=sizes.epochs,
         seed=args.seed,
         dtype=dtype,
         checkpoint=checkpoint,
-        log=log,
-        evaluate=lambda: test.test(
-            parts.model, device, parts.test_loader, parts.criterion, dtype=dtype
-        ),
+        evaluate=lambda: test.test(model, device, test_loader, criterion, dtype=dtype),
     )
     if rank() == 0:
-        about = dict(
-            seed=args.seed, recipe=train.RECIPE, settings=settings, **checkpoint.state["choices"]
-        )
-        finish(checkpoint, data, parts, found, history, device, dtype, about)
+        finish(checkpoint, data, model, test_loader, device, dtype, found, history)
 
 
-def finish(checkpoint, data, parts, found, history, device, dtype, about):
+def finish(checkpoint, data, model, test_loader, device, dtype, found, history):
     """Weights, results and figures of a trained network."""
     import models
     import test
     from extras import report
-    from extras.checkpoint import to_bytes
-    from extras.files import write_atomically
 
     out = checkpoint.folder
-    test_loader = (
-        parts.test_loader.whole() if hasattr(parts.test_loader, "whole") else parts.test_loader
-    )
-    probabilities, labels = test.predict(parts.model, device, test_loader, dtype=dtype)
+    probabilities, labels = test.predict(model, device, test_loader, dtype=dtype)
+    mirrored, _ = test.predict(model, device, test_loader, dtype=dtype, mirrored=True)
     numbers = report.collect(
+        checkpoint,
         data,
-        history,
         found,
+        history,
         test.confusion_matrix(probabilities, labels),
-        **about,
-        parameters=models.count_parameters(parts.model),
+        test.top_k(mirrored, labels, k=1),
+        models.count_parameters(model),
     )
     print(f"final test accuracy {numbers['final_test_acc']:.2f} % on {data.name}")
-    write_atomically(
-        out / "results.json", report.to_json(numbers)
-    )  # the smaller file first: the disk may be full
-    write_atomically(out / "s10_model.pt", to_bytes(parts.model.cpu().state_dict()))
+    report.write_results(numbers, model, checkpoint, out)
     print(f"weights and results are in {out}")
     draw(out, data, found, numbers, probabilities, labels)
 
 
 def draw(out, data, found, numbers, probabilities, labels):
-    """The figures of a finished run. Its results are safe by now, so one that cannot be drawn only
-    says so.
-    """
+    """The figures of a finished run. Results are safe by now: one that fails only says so."""
     import test
     import utils
     from extras import report
 
-    wrong, classes = test.misclassified(probabilities, labels)[:25], data.classes
+    wrong = test.misclassified(probabilities, labels)[:25]
+    classes = data.classes
     floor = utils.smoothing_floor(numbers["recipe"]["label_smoothing"], len(classes))
-    figures = dict(
-        sample_images=partial(utils.plot_samples, data.train.data, data.train.targets, classes),
-        lr_finder=partial(utils.plot_lr_finder, found),
-        loss_curves=partial(utils.plot_loss_curves, numbers["history"], loss_floor=floor),
-        confusion_matrix=partial(utils.plot_confusion_matrix, numbers["confusion"], classes),
-        misclassified_images=partial(
+    target = report.TARGET if data.kind == "cifar10" else None
+    figures = {
+        "sample_images": partial(utils.plot_samples, data.train.data, data.train.targets, classes),
+        "lr_finder": partial(utils.plot_lr_finder, found),
+        "loss_curves": partial(
+            utils.plot_loss_curves, numbers["history"], target=target, loss_floor=floor
+        ),
+        "confusion_matrix": partial(utils.plot_confusion_matrix, numbers["confusion"], classes),
+        "misclassified_images": partial(
             utils.plot_misclassified,
             data.test.data[wrong],
             labels[wrong],
             probabilities[wrong],
             classes,
         ),
-    )
+    }
+    if not found.lrs:  # both rates were given
+        del figures["lr_finder"]
     for name, plot in figures.items():
         try:
             plot(note=report.provenance(numbers), path=out / f"{name}.png")
@@ -241,35 +176,35 @@ def evaluate(args):
     import test
     import train
 
-    data = dataset.load(
-        "cifar10" if args.data == "auto" else args.data
-    )  # these weights know no drawings
+    device = args.device
+    about = models.about_weights(args.evaluate)
+    model = models.load_weights(args.evaluate)
+    model = model.to(device, memory_format=hardware.memory_format(device))
+    data = dataset.load("cifar10" if args.data == "auto" else args.data)  # they know no drawings
     print(data.describe())
-    model = models.load_weights(args.evaluate, len(data.classes)).to(
-        args.device, memory_format=torch.channels_last
-    )
-    precision, why = st.choose_precision(args.precision, args.device)
-    print(f"{st.device_name(args.device)}, {precision}: {why}")
+    if list(data.classes) != about["classes"]:
+        raise ValueError(
+            f"the classes of {data.name} are {', '.join(data.classes)}; {args.evaluate} knows "
+            f"{', '.join(about['classes'])}: give images of these"
+        )
+    # normalised as the images that the network was trained on, whatever this folder has
+    data.mean = tuple(about["mean"])
+    data.std = tuple(about["std"])
+    precision, why = hardware.choose_precision(args.precision, device)
+    print(f"{hardware.device_name(device)}, {precision}: {why}")
     dtype = getattr(torch, precision)
-    loader = dataset.DeviceLoader(
-        data.test,
-        dataset.TEST_BATCH,
-        args.device,
-        train=False,
-        mean=data.mean,
-        std=data.std,
-        dtype=dtype,
-    )
-    loss, accuracy = test.test(
-        model, args.device, loader, train.make_criterion(), dtype=dtype
-    )  # results.json's loss
+    loader = dataset.test_loader(data, device, dtype=dtype)
+    loss, accuracy = test.test(model, device, loader, train.make_criterion(), dtype=dtype)
     print(
-        f"{args.evaluate}: test accuracy {accuracy:.2f} %, loss {loss:.4f}, {len(data.test):,} images of {data.name}"
+        f"{args.evaluate}: test accuracy {accuracy:.2f} %, loss {loss:.4f}, "
+        f"{len(data.test):,} images of {data.name}"
     )
+    mirrored, labels = test.predict(model, device, loader, dtype=dtype, mirrored=True)
+    print(f"with each mirror image averaged in: {test.top_k(mirrored, labels, k=1):.2f} %")
 
 
-def parse(arguments):
-    """The command line; a wrong value ends the program with exit code 2, before any work."""
+def make_parser():
+    """The command line's options."""
     parser = argparse.ArgumentParser(
         description="Train the custom ResNet under the one-cycle policy."
     )
@@ -283,26 +218,29 @@ def parse(arguments):
     add(
         "--profile",
         default="auto",
-        choices=st.PROFILES,
+        choices=settings.PROFILES,
         help="full: 24 epochs of all images, as on a GPU; quick: minutes on a CPU; auto: by device",
     )
     add("--epochs", type=int, help="epochs of the whole cycle (default: by profile)")
     add("--batch-size", type=int, help="images in a step (default: by profile)")
     add("--limit", type=int, metavar="N", help="N training and N/5 test images, balanced by class")
     add("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
+    add("--lr-max", type=float, metavar="RATE", help="LRMAX (default: the range test finds it)")
+    add("--lr-min", type=float, metavar="RATE", help="LRMIN (default: the range test finds it)")
     add(
         "--loader",
         default="auto",
         choices=("auto", "albumentations", "torchvision", "device"),
-        help="who prepares the batches; auto: device on a GPU or under torchrun, else albumentations",
+        help="who makes the batches; auto: device on a GPU or under torchrun, else albumentations",
     )
-    add("--workers", type=int, default=2, help="processes that prepare images (default: 2)")
+    add("--workers", type=int, help="processes that prepare images (default: 2)")
     add(
         "--precision",
         default="auto",
-        choices=st.PRECISIONS,
+        choices=hardware.PRECISIONS,
         help="auto: the fastest that the device computes well",
     )
+    add("--device", default="auto", choices=hardware.DEVICES, help="auto: a GPU where there is one")
     add(
         "--out",
         default="runs/s10",
@@ -328,35 +266,51 @@ def parse(arguments):
         help="several GPUs: BatchNorm's statistics are of the whole batch",
     )
     add("--deterministic", action="store_true", help="the same to the last bit on CUDA too; slower")
+    return parser
+
+
+def parse(arguments):
+    """The command line; a wrong value ends the program with exit code 2, before any work."""
+    parser = make_parser()
     args = parser.parse_args(arguments)
     try:
-        if args.data not in ("auto", "cifar10", "sample") and not (
-            args.data and Path(args.data).expanduser().is_dir()
-        ):
-            raise ValueError(
-                f"data is {args.data!r}: give auto, cifar10, sample, or a folder that exists"
-            )
-        if args.evaluate is not None and not Path(args.evaluate).is_file():
-            raise ValueError(
-                f"weights are {args.evaluate!r}: give a file that exists, such as runs/s10/s10_model.pt"
-            )
-        st.check_int("seed", args.seed, 0), st.check_int("workers", args.workers, 0)
-        given = dict(epochs=args.epochs, batch_size=args.batch_size, limit=args.limit)
-        st.choose(args.profile, **given)
-        args.device = st.pick_device()
-        args.settings = st.choose(args.profile, args.device, **given)
-        st.choose_precision(args.precision, args.device)
-        if args.evaluate is None and int(os.environ.get("RANK", 0)) == 0:
-            args.lock = st.lock_folder(args.out)  # held from here on
+        check(args)
     except ValueError as error:
         parser.error(str(error))
     return args
 
 
+def check(args):
+    """Refuse what argparse cannot see (ValueError), and choose the device and the settings."""
+    is_folder = args.data and Path(args.data).expanduser().is_dir()
+    if args.data not in ("auto", "cifar10", "sample") and not is_folder:
+        raise ValueError(
+            f"data is {args.data!r}: give auto, cifar10, sample, or a folder that exists"
+        )
+    if args.evaluate is not None:
+        if not Path(args.evaluate).is_file():
+            raise ValueError(
+                f"weights are {args.evaluate!r}: give a file, such as runs/s10/s10_model.pt"
+            )
+        if args.limit is not None:
+            raise ValueError("--limit has no meaning with --evaluate: all test images are taken")
+    settings.check_int("seed", args.seed, 0, settings.LARGEST_SEED)
+    if args.workers is not None:
+        settings.check_int("workers", args.workers, 0)
+    settings.check_rates(args.lr_max, args.lr_min)
+    given = {"epochs": args.epochs, "batch_size": args.batch_size, "limit": args.limit}
+    settings.choose(args.profile, **given)  # before PyTorch is imported
+    args.device = hardware.pick_device(args.device)
+    args.settings = settings.choose(args.profile, args.device, **given)
+    hardware.choose_precision(args.precision, args.device)
+
+
 def main(arguments=None):
-    """Exit code 0 when all went well, 1 and a sentence when not, 2 for wrong arguments, 130 after
-    Ctrl-C.
-    """
+    """Exit code 0: all went well; 1 and a sentence: not; 2: wrong arguments; 130: Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        # a line at once, in a log too; and a name in a script that the terminal lacks ends nothing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, errors="replace")
     rank = os.environ.get("RANK", "0")
     who = "main.py" if rank == "0" else f"main.py, rank {rank}"
     try:
@@ -364,22 +318,30 @@ def main(arguments=None):
         from extras.distributed import process_group
 
         with process_group():
-            run(args) if args.evaluate is None else evaluate(args)
+            if args.evaluate is None:
+                run(args)
+            else:
+                evaluate(args)
     except KeyboardInterrupt:
-        print(
-            f"{who}: stopped by Ctrl-C; the same command resumes after the last finished epoch (without --no-resume)"
-        )
+        print(f"{who}: stopped by Ctrl-C; the same command resumes after the last finished epoch")
         sys.exit(130)
     except (ValueError, ArithmeticError, ImportError, MemoryError, OSError, RuntimeError) as error:
-        if (
-            isinstance(error, MemoryError)
-            or "out of memory" in str(error)
-            or "can't allocate memory" in str(error)
-        ):
-            sys.exit(f"{who}: out of memory: try a smaller --batch-size")
-        if type(error) is RuntimeError:  # not one of ours: a bug, which needs its traceback
+        message = sentence(error)
+        if message is None:  # a bug, which needs its traceback
             raise
-        sys.exit(f"{who}: {error}")
+        sys.exit(f"{who}: {message}")
+
+
+def sentence(error):
+    """What to say of an error: a sentence of ours or of a library's; None for one that is a bug."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return "out of memory: try a smaller --batch-size"
+    if isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] != "extras":
+        return None  # PyTorch's own, CUDA's among them
+    if type(error).__name__ == "CheckpointError":
+        return f"{text} (--no-resume starts over)"
+    return text
 
 
 if __name__ == "__main__":

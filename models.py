@@ -1,5 +1,4 @@
-"""The custom ResNet of the assignment, the same network without skip connections, and receptive
-fields.
+"""The custom ResNet of the assignment, and the same network without its skip connections.
 
     from models import s10_model, s10_plain
     model = s10_model()               # 6,573,120 parameters
@@ -10,11 +9,16 @@ networks too.
 """
 
 import copy
+import json
+import re
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.fx import symbolic_trace
 from torch.fx.passes.shape_prop import ShapeProp
+
+NETWORKS = ("s10_model", "s10_plain")  # functions of this file that make one
 
 
 def conv_bn_relu(in_channels, out_channels, pool=False):
@@ -41,13 +45,11 @@ class ResBlock(nn.Sequential):
 
 
 class CustomResNet(nn.Module):
-    """The network of the assignment: images (N, 3, 32, 32) -> log-probabilities (N, num_classes),
-    float32.
+    """The network of the assignment: images (N, 3, 32, 32) -> log-probabilities (N, num_classes).
 
     Args:
         num_classes: number of classes, 2 or more.
-        residual: False leaves out the two additions, and nothing else: the plain network, for
-            comparison.
+        residual: False leaves out the two additions, and nothing else: the plain network.
     """
 
     def __init__(self, num_classes=10, residual=True):
@@ -65,13 +67,15 @@ class CustomResNet(nn.Module):
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(512, num_classes, bias=False)
         self.softmax = nn.LogSoftmax(dim=1)
-        # MaxPool takes the largest of 4x4 values, so the first logits would be far too confident: a
-        # loss of 4.3 instead of ln 10 = 2.3. Scaling them by 1/8 (Page 2018, cifar10-fast) lets
-        # learning begin at once.
+        # MaxPool takes the largest of 4x4 values, so with PyTorch's own initial weights the first
+        # loss would be 3 to 5, where guessing costs ln 10 = 2.3, and the LR range test would begin
+        # with forgetting that. Scaled by 1/8 (after Page 2018, cifar10-fast), it begins at
+        # guessing.
         with torch.no_grad():
             self.fc.weight.mul_(1 / 8)
 
     def forward(self, x):
+        check_size(x)
         x = self.prep_layer(x)  # (N, 64, 32, 32)
 
         x = self.layer1(x)  # (N, 128, 16, 16)
@@ -91,6 +95,13 @@ class CustomResNet(nn.Module):
         # CrossEntropyLoss on this output is the cross entropy of the logits. In float32, since
         # bfloat16 has three digits only.
         return self.softmax(self.fc(x).float())
+
+
+@torch.fx.wrap  # torch.fx, which reads receptive fields, takes it as it is
+def check_size(images):
+    """MaxPool with kernel 4 and FC fit images of 32x32 pixels alone."""
+    if images.shape[-2:] != (32, 32):
+        raise ValueError(f"images are {tuple(images.shape)}: give (N, 3, 32, 32), so resize them")
 
 
 def s10_model(num_classes=10):
@@ -196,16 +207,68 @@ def trace_shapes(model, input_size):
     return graph
 
 
-def load_weights(path, num_classes=10):
-    """The network with trained weights, a state dict in float32 or bfloat16; ValueError where the
-    file has none.
+def load_weights(path, num_classes=None):
+    """The network with trained weights, in evaluation mode and float32.
+
+    Which network it is (with skip connections or without: their weights have the same names) and
+    how many classes it has stand in `results.json` beside the file.
+
+    Args:
+        path: a state dict, in float32 or bfloat16. That of a compiled or DistributedDataParallel
+            model, a dict with one under "model" or "state_dict", and `checkpoint.pt` will do.
+        num_classes: None: as many as the weights have. With another number the FC layer is new,
+            with random weights, and the rest is loaded: for fine-tuning.
+
+    Raises:
+        ValueError: the file holds no weights of this network, or `results.json` does not say which.
     """
-    model = s10_model(num_classes)
+    about = about_weights(path)
+    state = read_state(path)
+    trained_classes = len(about["classes"])
+    num_classes = num_classes or trained_classes
+    model = CustomResNet(num_classes, residual=about["network"] == "s10_model")
+    if num_classes != trained_classes:
+        print(
+            f"{path} has {trained_classes} classes: FC is new for {num_classes}, the rest is loaded"
+        )
+        state["fc.weight"] = model.fc.weight
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} holds no weights of {about['network']}: {reason}") from None
+    return model.eval()
+
+
+def read_state(path):
+    """The state dict in a file, without prefixes of torch.compile or DistributedDataParallel."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("model", "state_dict"):
+            state = state.get(key, state)
+        prefix = re.compile(r"^(_orig_mod\.|module\.)+")
+        return {prefix.sub("", name): tensor for name, tensor in state.items()}
     except Exception as error:  # a damaged file can fail anywhere inside torch.load
         reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} holds no weights that can be read ({reason})") from None
+
+
+def about_weights(path):
+    """A dict with network, classes, mean and std of weights, from `results.json` beside them.
+
+    Raises ValueError where that file is missing, or says nothing of a network of ours.
+    """
+    results = Path(path).with_name("results.json")
+    try:
+        about = json.loads(results.read_text(encoding="utf-8"))
+        about = {key: about[key] for key in ("network", "classes", "mean", "std")}
+    except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{path} holds no weights of this network with {num_classes} classes ({reason})"
+            f"{path}: what network and classes these weights have stands in {results.name} beside "
+            f"them, and {results} does not say it: put the file of the same run there"
         ) from None
-    return model.eval()
+    if about["network"] not in NETWORKS:
+        raise ValueError(
+            f"{path} has weights of {about['network']!r}: here are {' and '.join(NETWORKS)}"
+        )
+    return about

@@ -1,75 +1,185 @@
 """Checkpoints: a run that is interrupted at any moment goes on after its last finished epoch.
 
-    checkpoint = Checkpoint("runs/s10", config)             # says "resumed …" where there is
-    something to go on from found = find_lr(…, checkpoint=checkpoint)
+    checkpoint, loader, dtype = open_run("runs/s10", config, device)    # may say "resumed …"
+    found = find_lr(…, checkpoint=checkpoint)
     history = fit(…, checkpoint=checkpoint)
 
-After every epoch the whole state is written beside the old file, flushed to the disk, and renamed
+After an epoch the whole state is written beside the old file, flushed to the disk, and renamed
 over it. The file before that is kept as well.
 """
 
+import contextlib
 import copy
 import io
+import time
 import zipfile
 from pathlib import Path
 
 import torch
 
-from extras.files import free_name, write_atomically
-from extras.settings import lock_folder
+from extras.files import free_name, lock, write_atomically
+from extras.hardware import choose_precision, device_name
 
-FORMAT = 2
-ADVICE = "use the settings it was made with, another folder, or start over (--no-resume, resume = False, make RESUME=no)"
+FORMAT = 3
+LOCK_SECONDS = 8  # the workers of a process that was killed hold its lock for up to 5 seconds more
+ADVICE = "use the settings it was made with, another folder, or start over with resume=False"
+# Values too long for a message, and what is said instead of both of them
+LONG = {
+    "fingerprint": "the images are others than before",
+    "layers": "the layers of the network are others than before",
+    "augmentation": "the augmentation (transform.py) is another than before",
+}
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used: of another run, in use, not readable here."""
 
 
+def open_run(folder, config, device, *, loader="auto", precision="auto", workers=None, resume=True):
+    """Open a run's checkpoint, and settle what is left to it.
+
+    A run that goes on keeps its loader and its number of workers, and its precision where the
+    device can.
+
+    Args:
+        folder: of the run; made if it is not there.
+        config: from `extras.settings.run_config`.
+        loader, precision: "auto", or what must be used: another one than before is refused.
+        workers: None, or the processes that prepare images; another number changes their draws.
+
+    Returns:
+        (checkpoint, loader, dtype): a Checkpoint, a name for `dataset.loaders`, and a torch.dtype.
+        `checkpoint.choices` has all choices, workers too.
+
+    Raises CheckpointError where the folder holds another run, is in use, or cannot be written.
+    """
+    from dataset import choose_loader
+    from extras.distributed import world_size
+
+    checkpoint = Checkpoint(folder, config, resume)
+    loader = choose_loader(checkpoint.resumed_choice("loader", loader) or loader, device)
+    earlier = checkpoint.resumed_choice("precision", precision)
+    precision, why = choose_precision(precision, device, earlier)
+    name = device_name(device, world_size())
+    print(f"{name}, {precision}: {why}")
+    begun_on = checkpoint.resumed_choice("device")
+    if begun_on not in (None, name):
+        print(f"the run was begun on {begun_on}")
+    begun_with = checkpoint.resumed_choice("workers")
+    if workers is None:
+        workers = 2 if begun_with is None else begun_with
+    elif loader != "device" and begun_with not in (None, workers):
+        print(
+            f"the run was begun with {begun_with} workers: with {workers}, other images are drawn"
+        )
+    checkpoint.choices = {
+        "loader": loader,
+        "precision": precision,
+        "workers": workers,
+        "device": name,
+        "world_size": world_size(),
+    }
+    return checkpoint, loader, getattr(torch, precision)
+
+
 class Checkpoint:
-    """The state of one run in one folder, which is locked against a second process.
+    """The state of one run in one folder.
 
     `state` is a dict of plain values and state dicts: config, choices, range_test, history,
     hyperparameters, model, optimizer, scheduler, scaler. `choices` may be others on resuming:
-    loader, precision, device, world_size.
+    loader, precision, workers, device, world_size.
+
+    Other processes are kept out of the folder while a run trains, from `restore` to `release`.
 
     Args:
         config: plain values that make the run what it is; a checkpoint with others is refused.
         resume: False starts over; the old checkpoint is kept as `checkpoint.replaced.pt`.
+        least_seconds: after an epoch that ends sooner than this after the last writing, nothing is
+            written: so much may be lost when the process is killed. `release` writes it in any
+            case.
 
     Raises CheckpointError where another process uses the folder, it cannot be written, or it holds
     another run.
     """
 
-    def __init__(self, folder, config, resume=True, log=print):
-        self.folder, self.config, self.log = Path(folder).expanduser(), config, log
+    def __init__(self, folder, config, resume=True, *, least_seconds=10):
+        self.folder = Path(folder).expanduser()
         self.path = self.folder / "checkpoint.pt"
         self.previous = self.folder / "checkpoint.previous.pt"
-        self.choices, self.verified, self.known = {}, False, None
-        try:
-            self.lock = lock_folder(self.folder)
-        except ValueError as error:
-            raise CheckpointError(str(error)) from None
-        if not resume:
-            self.start_over()
-        self.state = self.load()
+        self.config = config
+        self.choices = {}
+        self.least_seconds = least_seconds
+        self.state = {}
+        self.is_held = False
+        self.is_written = True
+        self.is_verified = False
+        self.written_at = -float("inf")
+        self.restored = None
+        self.starts_over = not resume
+        with self.held():
+            pass  # what is there is read
         if self.state:
-            refuse_differences(self.path, self.state["config"], config)
-            self.log(self.summary())
+            print(self.summary())
 
-    def before(self, name, asked="auto"):
-        """The run's loader, precision or device before it was interrupted, or None; refuses another
-        one.
-        """
+    def resumed_choice(self, name, asked="auto"):
+        """The run's loader, precision … before it was interrupted, or None; refuses another one."""
         before = self.state.get("choices", {}).get(name)
         if asked != "auto" and before not in (None, asked):
             refuse_differences(self.path, {name: before}, {name: asked})
         return before
 
+    def hold(self):
+        """Keep other processes out until `release`; what one of them has written is read first."""
+        if self.is_held:
+            return
+        try:
+            self.lock = lock(self.folder / ".lock", timeout=LOCK_SECONDS)
+        except TimeoutError:
+            raise CheckpointError(
+                f"{self.folder} is in use by another process: wait for it, or choose another folder"
+            ) from None
+        except OSError as error:
+            raise CheckpointError(
+                f"the folder {self.folder} cannot be written: {error.strerror}"
+            ) from None
+        self.is_held = True
+        try:
+            self.read()
+        except CheckpointError:
+            self.release()
+            raise
+
+    def release(self):
+        """Write what is not on the disk yet, and let other processes use the folder."""
+        if not self.is_held:
+            return
+        if not self.is_written:
+            self.write_state()
+        if self.lock is not None:
+            self.lock.release()
+        self.is_held = False
+
+    @contextlib.contextmanager
+    def held(self):
+        """Held for a moment, where it is not held already."""
+        was_held = self.is_held
+        self.hold()
+        try:
+            yield
+        finally:
+            if not was_held:
+                self.release()
+
+    def read(self):
+        if self.starts_over:
+            self.start_over()
+            self.starts_over = False
+        self.state = self.load()
+        if self.state:
+            refuse_differences(self.path, self.state["config"], self.config)
+
     def load(self):
-        """The newest good state on disk, or an empty one. A damaged file is set aside, and that is
-        said.
-        """
+        """The newest good state on disk, or an empty one. A damaged file is set aside and named."""
         for path in (self.path, self.previous):
             try:
                 content = path.read_bytes() if path.exists() else b""
@@ -82,7 +192,7 @@ class Checkpoint:
             if path.exists():
                 aside = free_name(path.with_suffix(".damaged.pt"))
                 path.replace(aside)
-                self.log(f"{path} is damaged: it is set aside as {aside.name}")
+                print(f"{path} is damaged: it is set aside as {aside.name}")
         return {}
 
     def unpack(self, path, content):
@@ -97,141 +207,141 @@ class Checkpoint:
         raise CheckpointError(f"{path} cannot be read here ({reason}): {ADVICE}")
 
     def summary(self):
-        done, epochs = len(self.state["history"]), self.config.get("epochs")
-        saved = sum(row["seconds"] for row in self.state["history"]) + self.state.get(
-            "range_seconds", 0
-        )
+        done = len(self.state["history"])
+        epochs = self.config.get("epochs")
         if done == epochs:
-            return f"resumed {self.path}: the run is finished, {done} of {epochs} epochs; nothing is left to train"
+            return f"resumed {self.path}: the run is finished, {done} of {epochs} epochs"
+        seconds = sum(row["seconds"] for row in self.state["history"])
+        seconds += self.state.get("range_seconds", 0)
         step = f"after epoch {done} of {epochs}" if done else "after the LR range test"
-        return f"resumed {step} from {self.path}: {saved:.0f} s saved"
+        return f"resumed {step} from {self.path}: {seconds:.0f} s saved"
 
     def start_over(self):
         """Put the newest good checkpoint aside, and remove the one before it."""
-        good = [
-            path
-            for path in (self.path, self.previous)
-            if path.exists() and is_intact(path.read_bytes())
-        ]
+        files = [path for path in (self.path, self.previous) if path.exists()]
+        good = [path for path in files if is_intact(path.read_bytes())]
         if good:
             good[0].replace(free_name(self.folder / "checkpoint.replaced.pt"))
         for path in good[1:]:
             path.unlink()
 
-    def release(self):
-        """Let another process go on with the run in this folder; this object cannot be used any
-        more.
-        """
-        if self.lock is not None:
-            self.lock.release(force=True)
-        self.lock, self.state = None, None
-
-    def refuse_released(self):
-        if self.state is None:
-            raise CheckpointError(
-                f"the checkpoint in {self.folder} was released: make a new Checkpoint"
-            )
-
     def save(self, **parts):
-        """Add `parts` to the state and write it. On a full disk that is said, and the last good
-        file stays.
+        """Add `parts` to the state and write it. On a full disk that is said; the last file stays.
 
-        Raises CheckpointError where it was released, or a part holds objects that could never be
-        read again.
+        Raises CheckpointError where a part holds objects that could never be read again.
         """
-        self.refuse_released()
-        parts = copy.deepcopy(parts)  # a state dict holds the weights themselves, and they move on
-        self.state = {"history": [], **self.state, **parts}
-        self.state |= dict(format=FORMAT, config=self.config, choices=self.choices)
+        with self.held():
+            parts = copy.deepcopy(parts)  # a state dict holds the weights themselves; they move on
+            self.state = {
+                "history": [],
+                **self.state,
+                **parts,
+                "format": FORMAT,
+                "config": self.config,
+                "choices": self.choices,
+            }
+            self.is_written = False
+            if time.monotonic() - self.written_at >= self.least_seconds:
+                self.write_state()
+
+    def write_state(self):
         content = to_bytes(self.state)
-        if not self.verified:  # once: what cannot be read back is no checkpoint
+        if not self.is_verified:  # once: what cannot be read back is no checkpoint
             try:
-                torch.load(io.BytesIO(content), weights_only=True)
+                torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except Exception:
-                cure = "give float(x) instead of a NumPy number, str(path) instead of a path"
                 raise CheckpointError(
-                    f"the state holds objects that cannot be read back: {cure}"
+                    "the state holds objects that cannot be read back: give float(x) instead of a "
+                    "NumPy number, str(path) instead of a path"
                 ) from None
-            self.verified = bool(self.state["history"])
+            self.is_verified = bool(self.state["history"])
         self.write(self.path, content, keep=self.previous)
+        self.is_written = True
+        self.written_at = time.monotonic()
 
     def write(self, path, content, keep=None):
-        """Write a file of the run. Where that fails, a sentence says so, and the run goes on
-        without the file.
-        """
+        """Write a file of the run; where that fails, it is said, and the run goes on without it."""
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content, keep)
         except OSError as error:
-            self.log(
-                f"{path} could not be written ({error.strerror}): the run goes on; free some space"
-            )
+            print(f"{path} could not be written ({error.strerror}): free some space")
 
     def restore(self, **parts):
-        """Load the state into model, optimizer, scheduler and scaler, or store theirs at first;
-        returns the history.
+        """Load the state into model, optimizer, scheduler and scaler, or store theirs at first.
+
+        Returns the history. The folder is held from here on, until `release`.
 
         Raises CheckpointError where a hyperparameter of optimizer or scheduler (LRMAX, say) is
         another than before.
         """
-        self.refuse_released()
+        self.hold()
         movers = parts.get("optimizer"), parts.get("scheduler")
         fresh = hyperparameters(*movers)
         if "model" not in self.state:
-            self.save(
-                hyperparameters=fresh, **{name: part.state_dict() for name, part in parts.items()}
-            )
-            self.known = movers
+            states = {name: part.state_dict() for name, part in parts.items()}
+            self.save(hyperparameters=fresh, **states)
+            self.restored = movers
             return []
-        if (
-            movers != self.known
-        ):  # the very same objects, after Ctrl-C, have moved, and are only set back
-            # an optimizer would take the old values without a word, and the figures would show the
-            # new ones
+        if movers != self.restored:  # those of before, after Ctrl-C, have moved, and are set back
+            # an optimizer would take the old values without a word, and figures would show the new
             there = self.state["hyperparameters"]
             refuse_differences(self.path, there, {name: fresh.get(name) for name in there})
-        self.known = movers
+        self.restored = movers
         for name, part in parts.items():
             if self.state.get(name):  # a scaler that was not needed before has no state
-                part.load_state_dict(
-                    copy.deepcopy(self.state[name])
-                )  # an optimizer would keep these very tensors
+                # a copy: an optimizer would keep these very tensors, and change them
+                part.load_state_dict(copy.deepcopy(self.state[name]))
         return list(self.state["history"])
+
+    def load_model(self, model):
+        """Give a model the weights of the last finished epoch, whatever it has now."""
+        if "model" in self.state:
+            model.load_state_dict(self.state["model"])
 
 
 def hyperparameters(optimizer, scheduler):
-    """The plain values of an optimizer's groups and of a scheduler, as they are before the first
-    step.
+    """The plain values of an optimizer's groups and of a scheduler, before the first step.
+
+    Names that begin with "_" are PyTorch's own, and change with its version; but one of them holds
+    the place of one_cycle's peak.
     """
-    parts = {
-        f"group {number}": group
-        for number, group in enumerate(getattr(optimizer, "param_groups", ()))
-    }
+    groups = getattr(optimizer, "param_groups", ())
+    parts = {f"group {number}": group for number, group in enumerate(groups)}
     if scheduler is not None:
         parts["the scheduler"] = scheduler.state_dict()
-    found = {
-        f"{name} of {part}": value for part, state in parts.items() for name, value in state.items()
-    }
-    plain = int | float | bool | str | tuple | list
-    return copy.deepcopy(
-        {
-            name: v
-            for name, v in found.items()
-            if isinstance(v, plain) and not name.startswith("params ")
-        }
-    )
+    found = {}
+    for part, state in parts.items():
+        for name, value in state.items():
+            is_plain = isinstance(value, int | float | bool | str | tuple | list)
+            is_private = name.startswith("_") and name != "_schedule_phases"
+            if is_plain and name != "params" and not is_private:
+                found[f"{name} of {part}"] = copy.deepcopy(value)
+    return found
 
 
 def refuse_differences(path, there, here):
-    differ = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    if differ:
-        said = "; ".join(
-            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
-            for name in differ[:4]
-        )
+    """Raise CheckpointError where two dicts of plain values differ."""
+    said = []
+    for name in {**there, **here}:
+        if plain(there.get(name)) == plain(here.get(name)):
+            continue
+        values = f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        said.append(LONG.get(name, values))
+    if said:
         raise CheckpointError(
-            f"{path} belongs to another run: {said}. {ADVICE[0].upper()}{ADVICE[1:]}."
+            f"{path} belongs to another run: {'; '.join(said[:4])}. "
+            f"{ADVICE[0].upper()}{ADVICE[1:]}."
         )
+
+
+def plain(value):
+    """Tuples and lists are the same here: a library's scheduler may give either."""
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return value
 
 
 def is_intact(content):

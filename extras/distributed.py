@@ -2,14 +2,14 @@
 
     torchrun --standalone --nproc-per-node=2 main.py
 
-torchrun starts main.py several times, once for each GPU. Each process (rank) takes its rows of
-every batch, DistributedDataParallel averages the gradients, and all take the same step (Li et al.
-2020, arXiv:2006.15704). Without torchrun every function here gives back what it was given.
+torchrun starts main.py several times, once for each GPU. A process's number is its rank. Each takes
+its rows of every batch, DistributedDataParallel averages the gradients, and all take the same step
+(Li et al. 2020, arXiv:2006.15704). With equal shares that is the gradient of the whole batch;
+BatchNorm sees a process's own rows. Rank 0 alone prints, reads and writes.
 """
 
 import contextlib
 import datetime
-import inspect
 import io
 import os
 import subprocess
@@ -34,43 +34,58 @@ def world_size():
 
 @contextlib.contextmanager
 def process_group():
-    """Join the processes that torchrun started (it sets RANK), and leave them at the end."""
+    """Join the processes that torchrun started (it sets RANK), and leave them at the end.
+
+    Raises ValueError where they cannot meet, or are more than the machine has GPUs.
+    """
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         yield
         return
-    here, local_rank = (
-        int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-        int(os.environ.get("LOCAL_RANK", 0)),
-    )
-    if torch.backends.mps.is_available() and here > 1:
-        raise ValueError(
-            "Apple's GPU cannot be shared by several processes: start main.py without torchrun"
-        )
+    check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     if torch.cuda.is_available():
-        if here > torch.cuda.device_count():
-            gpus = torch.cuda.device_count()
-            raise ValueError(
-                f"{here} processes for {gpus} GPU(s) on this machine: give --nproc-per-node={gpus}"
-            )
-        torch.cuda.set_device(local_rank)  # from here on, "cuda" is this GPU
+        torch.cuda.set_device(
+            int(os.environ.get("LOCAL_RANK", 0))
+        )  # "cuda" is this GPU from here on
     try:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT)
     except dist.DistError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"the processes could not meet ({reason}): give torchrun another --master-port"
         ) from None
     try:
-        yield
+        with only_rank_0_prints():
+            yield
     finally:
         dist.destroy_process_group()
+
+
+def check_gpus(processes):
+    """Refuse more processes on this machine than it has GPUs; on a CPU any number will do."""
+    if torch.backends.mps.is_available() and processes > 1:
+        raise ValueError("Apple's GPU cannot be shared: start main.py without torchrun")
+    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        raise ValueError(
+            f"{processes} processes for {gpus} GPU(s) on this machine: give --nproc-per-node={gpus}"
+        )
+
+
+@contextlib.contextmanager
+def only_rank_0_prints():
+    if rank() == 0:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def wrap(model, *, sync_batchnorm=False):
     """The model for `train.train`: its gradients are averaged over the processes.
 
     sync_batchnorm: BatchNorm's statistics in training are those of the whole batch, not of each
-    process's rows.
+    process's rows. Otherwise its running statistics are rank 0's.
     """
     if world_size() == 1:
         return model
@@ -78,10 +93,7 @@ def wrap(model, *, sync_batchnorm=False):
         if next(model.parameters()).device.type != "cuda":
             raise ValueError("--sync-batchnorm needs CUDA GPUs: leave it out on a CPU")
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    # train.average_buffers does it once an epoch; torch 2.14 has renamed the option
-    known = inspect.signature(DistributedDataParallel).parameters
-    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DistributedDataParallel(model, **{option: False})
+    return DistributedDataParallel(model)
 
 
 def broadcast(value=None):
@@ -93,11 +105,9 @@ def broadcast(value=None):
         torch.save(value, content)
     box = [content.getvalue()]
     dist.broadcast_object_list(box, src=0)
-    return (
-        value
-        if rank() == 0
-        else torch.load(io.BytesIO(box[0]), map_location="cpu", weights_only=False)
-    )
+    if rank() == 0:
+        return value
+    return torch.load(io.BytesIO(box[0]), map_location="cpu", weights_only=False)
 
 
 def run_on_rank0(work):
@@ -106,35 +116,43 @@ def run_on_rank0(work):
 
 
 def start_together(history, parts):
-    """Give every process the history of rank 0 and the state of its parts (see `train.fit`);
-    returns the history.
+    """Give every process the history of rank 0 and the state of its parts; returns the history.
+
+    parts: model, optimizer … by name, see `train.fit`.
     """
-    history, states = broadcast(
-        (history, {name: part.state_dict() for name, part in parts.items()})
-    )
+    states = {name: part.state_dict() for name, part in parts.items()}
+    history, states = broadcast((history, states))
     if rank() > 0:
         for name, part in parts.items():
             part.load_state_dict(states[name])
     return history
 
 
-def torchrun(processes, arguments, main=Path(__file__).parents[1] / "main.py"):
-    """Train on several GPUs from a notebook: start `torchrun main.py` with these arguments and show
-    what it prints.
+def average(row):
+    """An epoch's row of the history: training loss and accuracy averaged, the rest is rank 0's.
+
+    The shares are equal (the last batch of some data sets differs by an image), so the average over
+    the processes is that over the images. Rank 0 evaluates what it saves.
     """
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-    ]
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    sums = torch.tensor([row["train_loss"], row["train_acc"]], dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    train_loss, train_acc = (sums / world_size()).tolist()
+    return broadcast({**row, "train_loss": train_loss, "train_acc": train_acc})
+
+
+def torchrun(processes, arguments, main=Path(__file__).parents[1] / "main.py"):
+    """Start `torchrun main.py` from a notebook, on several GPUs, and show what it prints."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", str(main), *arguments]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    environment = os.environ | dict(OMP_NUM_THREADS=threads, PYTHONUNBUFFERED="1")
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [*launcher, str(main), *arguments],
+        command,
         env=environment,
         text=True,
+        encoding="utf-8",
+        errors="replace",
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as run:
@@ -144,5 +162,5 @@ def torchrun(processes, arguments, main=Path(__file__).parents[1] / "main.py"):
             print(line, end="", flush=True)
     if run.returncode:
         raise RuntimeError(
-            f"the run on {processes} processes failed, see above; running this again goes on with it"
+            f"the run on {processes} processes failed, see above; run this again to go on with it"
         )

@@ -1,11 +1,10 @@
-"""The LR range test (Smith 2015, arXiv:1506.01186), run by torch_lr_finder, with LRMIN and LRMAX
-read off the curve.
+"""The LR range test (Smith 2015, arXiv:1506.01186), with LRMIN and LRMAX read off its curve.
 
-    found = find_lr(model, device, train_loader, optimizer, criterion)
+    found = find_lr(model, device, train_loader, optimizer, criterion, guess=math.log(10))
     found.lr_min, found.lr_max
 
-Added to the library: model, optimizer and random state are the same afterwards, a loss of NaN ends
-the test, and one rule reads both rates.
+torch_lr_finder runs the test. Added here: model, optimizer and random state are the same
+afterwards, a loss of NaN ends the test, and one rule reads both rates off the curve.
 """
 
 import contextlib
@@ -21,26 +20,31 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-START_LR, END_LR = 1e-6, 1.0
-# standard deviation of the Gaussian that smooths the losses, in powers of ten of the learning rate
-SMOOTHING = 0.12
-FIFTH = 1 / 5  # of the fall of the loss: what counts as "has fallen" and "rises again"
+START_LR = 1e-6  # far below any rate that trains: where the test begins decides what it can find
+SMOOTHING = 0.12  # standard deviation of the Gaussian over the losses, in powers of ten of the rate
+FIFTH = 1 / 5  # of the fall of the loss: what counts as "has fallen" and as "rises again"
+LEAST_FALL = (
+    0.03  # of the level: what falls less has learned nothing (shuffled labels: up to 0.008)
+)
+LEAST_STEPS = 20  # fewer draw no curve
 
 
 @dataclass
 class RangeTest:
-    """The curve of a range test (lists, one number for each step) and what was read off it
-    (learning rates).
-    """
+    """The curve of a range test (lists, one number for each step), and what was read off it."""
 
     lrs: list
     losses: list
     smoothed: list
+    level: (
+        float | None
+    )  # where the fall of the loss begins: the first losses, or what guessing costs
     lr_min: float  # LRMIN: the loss has fallen by a fifth of its whole fall
     lr_max: float  # LRMAX: half of the take-off
-    take_off: float  # beyond its minimum, the loss has risen again by a fifth of its fall
-    lr_steepest: float  # steepest descent, which torch_lr_finder suggests
-    lr_minimum: float  # a tenth of where the loss is lowest, which fastai suggests
+    take_off: float | None  # beyond its minimum the loss has risen by a fifth; None: it never does
+    lr_steepest: float | None  # steepest descent, which torch_lr_finder suggests
+    lr_minimum: float | None  # a tenth of the rate with the lowest loss, which fastai suggests
+    lr_given: bool = False  # LRMAX was not found, but given
 
 
 def find_lr(
@@ -50,145 +54,223 @@ def find_lr(
     optimizer,
     criterion,
     *,
+    guess=None,
     iterations=100,
+    end_lr=1.0,
     dtype=torch.float32,
     checkpoint=None,
 ):
-    """Run the range test from 1e-6 to 1 on copies of model and optimizer, and read LRMIN and LRMAX
-    off it.
+    """Run the range test from 1e-6 to `end_lr`, and read LRMIN and LRMAX off it.
 
-    Model, mode, gradients, optimizer and random state are the same afterwards, also when it is
-    interrupted or fails.
+    Model, mode, gradients, optimizer and random state are the same afterwards, also when the test
+    is interrupted or fails.
 
     Args:
         train_loader: yields (images, labels); begun again, with new draws, when it ends.
-        checkpoint: an `extras.checkpoint.Checkpoint` that keeps the result; if it has one, that is
-            returned.
+        guess: what guessing costs, such as ln 10 for ten balanced classes (`dataset.Data.guess`).
+            A network that begins above it first forgets its initial weights: no learning yet.
+        iterations: steps of the test, 20 or more.
+        checkpoint: an `extras.checkpoint.Checkpoint` that keeps the result, and gives it back.
 
-    Raises ValueError where the loss did not fall by more than noise, so that nothing can be read
-    off.
+    Returns a RangeTest.
+
+    Raises ValueError where nothing can be read off: the loss did not fall, or became NaN at once.
     """
     if checkpoint is not None and checkpoint.state.get("range_test"):
         return RangeTest(**checkpoint.state["range_test"])
-    if len(train_loader) == 0:
-        raise ValueError("the training loader is empty: there is nothing to learn from")
-    if hasattr(train_loader, "set_epoch"):
-        train_loader.set_epoch(0)  # training begins with epoch 1
-    start, device = time.perf_counter(), torch.device(device)
-    with keep_random_state(device):
-        lrs, losses = run_test(model, device, train_loader, optimizer, criterion, iterations, dtype)
-    found = read_curve(lrs, losses)
+    start = time.perf_counter()
+    lrs, losses = run_test(
+        model, device, train_loader, optimizer, criterion, iterations, end_lr, dtype
+    )
+    found = read_curve(lrs, losses, guess)
     if checkpoint is not None:
         checkpoint.save(range_test=vars(found), range_seconds=time.perf_counter() - start)
     return found
 
 
-def run_test(model, device, train_loader, optimizer, criterion, iterations, dtype):
-    """torch_lr_finder's test on copies; returns (learning rates, losses) up to the first loss that
-    is not finite.
+def choose_rates(range_test, lr_min=None, lr_max=None):
+    """The rates of a run: those that are given, and what `range_test()` finds for the rest.
+
+    With both given, no test is run, and the curve is empty.
     """
-    with warnings.catch_warnings():  # it asks for tqdm's widget, which GitHub cannot show
+    if lr_min is None or lr_max is None:
+        found = range_test()
+    else:
+        found = RangeTest([], [], [], None, lr_min, lr_max, None, None, None)
+    if lr_min is not None:
+        found.lr_min = float(lr_min)
+    if lr_max is not None:
+        found.lr_max = float(lr_max)
+        found.lr_given = True
+    return found
+
+
+def run_test(model, device, train_loader, optimizer, criterion, iterations, end_lr, dtype):
+    """Run torch_lr_finder's test: (learning rates, losses), up to the first loss of NaN."""
+    if iterations < LEAST_STEPS:
+        raise ValueError(f"iterations is {iterations}: the range test needs {LEAST_STEPS} or more")
+    if len(train_loader) == 0:
+        raise ValueError("the training loader is empty: there is nothing to learn from")
+    if hasattr(train_loader, "set_epoch"):
+        train_loader.set_epoch(0)  # training begins with epoch 1
+    device = torch.device(device)
+
+    def finite_loss(output, labels):
+        loss = criterion(output, labels)
+        if not torch.isfinite(loss):
+            raise FloatingPointError  # the curve ends here; the library itself does not see a NaN
+        return loss
+
+    library = import_library()
+    with keep_state(model, optimizer), keep_random_state(device):
+        for group in optimizer.param_groups:
+            group.pop("initial_lr", None)  # a scheduler's mark, at which the library stops
+        finder = library.LRFinder(
+            model,
+            optimizer,
+            finite_loss,
+            device=device,
+            memory_cache=True,
+            amp_backend="torch",
+            amp_config={
+                "device_type": device.type,
+                "dtype": dtype,
+                "enabled": dtype != torch.float32,
+            },
+            grad_scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        )
+        with contextlib.suppress(FloatingPointError), contextlib.redirect_stdout(None):
+            finder.range_test(
+                library.TrainDataLoaderIter(train_loader),
+                start_lr=START_LR,
+                end_lr=end_lr,
+                num_iter=iterations,
+                smooth_f=0,
+                diverge_th=float("inf"),  # it compares with the best single loss, which is noise
+                non_blocking_transfer=device.type == "cuda",  # see train.to_device
+            )
+    losses = [float(loss) for loss in finder.history["loss"]]
+    return [float(lr) for lr in finder.history["lr"][: len(losses)]], losses
+
+
+def import_library():
+    """torch_lr_finder, with a progress bar in plain text, for GitHub refuses its widget."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch_lr_finder.lr_finder as library
     watched = sys.stdout.isatty() or "ipykernel" in sys.modules  # as in train.progress_bar
     library.tqdm = partial(
         tqdm, desc="LR range test", file=sys.stdout, leave=False, disable=not watched, ncols=80
     )
-
-    model, optimizer = copy.deepcopy(
-        (model, optimizer)
-    )  # together: the optimizer's copy must hold the model's copy
-    for group in optimizer.param_groups:
-        group.pop("initial_lr", None)  # a scheduler's mark, at which the library stops
-
-    def finite_loss(output, labels):
-        loss = criterion(output, labels)
-        if not torch.isfinite(loss):
-            raise FloatingPointError  # the curve ends here
-        return loss
-
-    amp = dict(device_type=device.type, dtype=dtype, enabled=dtype != torch.float32)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    finder = library.LRFinder(
-        model,
-        optimizer,
-        finite_loss,
-        device=device,
-        amp_backend="torch",
-        amp_config=amp,
-        grad_scaler=scaler,
-    )
-    with (
-        contextlib.suppress(FloatingPointError),
-        contextlib.redirect_stdout(None),
-    ):  # it prints a placeholder
-        finder.range_test(
-            library.TrainDataLoaderIter(train_loader),
-            start_lr=START_LR,
-            end_lr=END_LR,
-            num_iter=iterations,
-            smooth_f=0,
-            non_blocking_transfer=device.type == "cuda",  # see train.to_device
-        )
-    losses = [float(loss) for loss in finder.history["loss"]]
-    return [float(lr) for lr in finder.history["lr"][: len(losses)]], losses
+    return library
 
 
-def read_curve(lrs, losses):
-    """Read both rates off the curve of a range test.
+def read_curve(lrs, losses, guess=None):
+    """Read both rates off the curve of a range test; returns a RangeTest.
 
-    The loss of single steps is noise, so it is cut off at twice *first*, the loss at the beginning,
-    and smoothed. With
-    *lowest* the minimum, a fifth of the fall between them decides: LRMIN is the first rate where
-    the loss has fallen by a fifth, the take-off the first one beyond the minimum where it has risen
-    by a fifth, LRMAX half of the take-off. Over three seeds at full size LRMAX varies by a factor
-    of 1.3, the steepest descent by 1.8.
+    The loss of single steps is noise, so the losses are cut off at twice *first*, the median of the
+    first ten, and smoothed over the logarithm of the rate. `read_rates` has the rule.
     """
-    if len(losses) < 20:
+    if len(losses) < LEAST_STEPS:
         raise ValueError(
-            f"the range test ended after {len(losses)} steps: check the data and the loss"
+            f"the loss was NaN or infinite after {len(losses)} steps of the range test, at "
+            f"learning rate {lrs[-1] if lrs else START_LR:.2g}: check the images and the loss"
         )
-    lrs, losses = np.array(lrs), np.array(losses)
-    first = np.median(losses[:10])
+    lrs = np.array(lrs)
+    losses = np.array(losses)
+    first = float(np.median(losses[:10]))
+    level = first if guess is None else min(first, guess)
     smoothed = smooth(np.minimum(losses, 2 * first), SMOOTHING / np.diff(np.log10(lrs)).mean())
     bottom = int(smoothed.argmin())
+    fall = level - smoothed[bottom]
+    if fall <= LEAST_FALL * level:
+        raise ValueError(
+            f"the loss fell by {fall:.3g} below {level:.3g} in the range test, and must fall by "
+            f"more than {LEAST_FALL:.0%} of that: check that images and labels belong together, "
+            "take larger batches, or give LRMAX and LRMIN yourself"
+        )
+    lr_min, lr_max, take_off = read_rates(lrs, smoothed, level)
+    if lr_max <= lr_min:
+        raise ValueError(
+            f"the loss rises again at learning rate {2 * lr_max:.2g}, before it has fallen: check "
+            "the images and the labels, or give LRMAX and LRMIN yourself"
+        )
+    steepest = int(np.gradient(smoothed[: bottom + 1]).argmin()) if bottom > 1 else 0
+    return RangeTest(
+        lrs=lrs.tolist(),
+        losses=losses.tolist(),
+        smoothed=smoothed.tolist(),
+        level=level,
+        lr_min=lr_min,
+        lr_max=lr_max,
+        take_off=take_off,
+        lr_steepest=float(lrs[steepest]),
+        lr_minimum=float(lrs[bottom] / 10),
+    )
+
+
+def read_rates(lrs, smoothed, level):
+    """The rule: (LRMIN, LRMAX, take-off) from the smoothed losses, which fall from `level`.
+
+    Where the loss never takes off, the take-off is None, and LRMAX a tenth of the last rate.
+    """
+    bottom = int(smoothed.argmin())
     lowest = smoothed[bottom]
-    fall, noise = first - lowest, losses[:10].std(ddof=1)
-    if fall <= 2 * noise:
-        raise ValueError(
-            f"the loss fell by {fall:.3g} in the range test, which is no more than the noise between batches "
-            f"({noise:.3g}): check the images, the labels and the loss, or take larger batches"
-        )
+    fall = level - lowest
+
+    # LRMIN: the first rate at which a fifth of the whole fall is over
+    lr_min = float(lrs[np.argmax(smoothed <= level - FIFTH * fall)])
+
+    # Take-off: the first rate beyond the lowest point at which the loss has risen by as much
     rising = np.flatnonzero(smoothed[bottom:] >= lowest + FIFTH * fall)
-    take_off = lrs[bottom + rising[0]] if len(rising) else lrs[-1]
-    lr_min = lrs[np.flatnonzero(smoothed <= first - FIFTH * fall)[0]]
-    steepest = lrs[int(np.gradient(smoothed[: bottom + 1]).argmin())] if bottom > 1 else lrs[0]
-    if take_off / 2 <= lr_min:
-        raise ValueError(
-            f"the loss takes off at {take_off:.2g}, before it has fallen: check the images and the labels"
-        )
-    rates = lr_min, take_off / 2, take_off, steepest, lrs[bottom] / 10
-    return RangeTest(lrs.tolist(), losses.tolist(), smoothed.tolist(), *map(float, rates))
+    take_off = float(lrs[bottom + rising[0]]) if len(rising) else None
+
+    # LRMAX: half of the take-off
+    lr_max = take_off / 2 if take_off else float(lrs[-1] / 10)
+    return lr_min, lr_max, take_off
 
 
 def smooth(values, sigma):
-    """A Gaussian of `sigma` steps over the values; beyond the ends the first and the last one are
-    repeated.
-    """
+    """A Gaussian of `sigma` steps over the values; the first and the last one are repeated."""
     reach = max(1, int(4 * sigma + 0.5))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     return np.convolve(np.pad(values, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
 @contextlib.contextmanager
-def keep_random_state(device):
-    """Give the generators of Python, NumPy and PyTorch (of the CPU and of this device) back the
-    state they had.
+def keep_state(model, optimizer):
+    """Give weights, buffers, gradients, modes and the optimizer back the state they had.
+
+    In place, since not every model can be copied: weight_norm's cannot.
     """
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [tensor.detach().clone() for tensor in tensors]
+    gradients = [(p, p.grad) for p in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    optimizer_state = copy.deepcopy(optimizer.state_dict())
+    optimizer.zero_grad(set_to_none=True)  # the kept gradients are not written into
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        for p, gradient in gradients:
+            p.grad = gradient
+        for module, mode in modes:
+            module.training = mode
+        optimizer.load_state_dict(optimizer_state)
+
+
+@contextlib.contextmanager
+def keep_random_state(device):
+    """Give the generators of Python, NumPy and PyTorch back the state they had."""
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type):
         try:
             yield
         finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

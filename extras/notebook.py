@@ -1,26 +1,9 @@
-"""What the notebook needs besides the story: set-up in Colab, source code and figures as outputs,
-all GPUs at once.
-"""
+"""What the notebook needs besides the story: source code and figures as outputs, all GPUs."""
 
 import inspect
 import io
 import os
-import subprocess
-import sys
 import textwrap
-from importlib.util import find_spec
-
-PACKAGES = ("torch_lr_finder", "torchsummary", "albumentations")  # what Colab or Kaggle may lack
-
-
-def install_absent():
-    """Install what is absent in Colab or Kaggle, and never PyTorch: another version of it would
-    break there.
-    """
-    hosted = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
-    absent = [package for package in PACKAGES if find_spec(package) is None]
-    if hosted and absent:
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *absent], check=True)
 
 
 def show_source(*objects):
@@ -105,27 +88,19 @@ def augmentation_draws(image, mean, std, n=8):
 
 
 def train_on_all_gpus(checkpoint, **options):
-    """Train with `torchrun main.py` on every GPU of this machine; returns the checkpoint, of the
-    finished run.
+    """Train with `torchrun main.py` on every GPU here; `train.fit` then finds the run finished.
 
     Args:
-        checkpoint: of the run; it is released, for the first of the processes writes it now, and
-            opened again.
+        checkpoint: of the run, whose folder the processes use.
         options: of main.py's command line: batch_size=512 becomes --batch-size 512; None leaves an
             option out.
     """
     import torch
 
-    from extras.checkpoint import Checkpoint
     from extras.distributed import torchrun
 
     arguments = ["--out", str(checkpoint.folder)]
     for name, value in options.items():
-        arguments += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
-    checkpoint.release()
-    try:
-        torchrun(torch.cuda.device_count(), arguments)
-    finally:  # whatever has happened, the next cell must find what is on the disk
-        again = Checkpoint(checkpoint.folder, checkpoint.config, log=checkpoint.log)
-        vars(checkpoint).update(vars(again) | dict(choices=checkpoint.choices))
-    return checkpoint
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    torchrun(torch.cuda.device_count(), arguments)

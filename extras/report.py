@@ -1,6 +1,6 @@
 """The numbers of a run: results.json, where they come from in a line, and tables in Markdown.
 
-numbers = collect(data, history, found, …)
+numbers = collect(checkpoint, data, found, history, confusion, mirrored_acc, parameters)
 print(provenance(numbers))
 """
 
@@ -8,63 +8,74 @@ import contextlib
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
+
+from extras.checkpoint import to_bytes
 
 TARGET = 90.0  # per cent, on the official test images
 PACKAGES = ("torch", "torchvision", "albumentations", "torch-lr-finder", "matplotlib", "numpy")
 
 
-def collect(
-    data,
-    history,
-    found,
-    confusion,
-    *,
-    settings,
-    recipe,
-    seed,
-    loader,
-    precision,
-    parameters,
-    device,
-    world_size=1,
-):
-    """All numbers of a run (from `train.fit`, `find_lr`, `settings.choose`, …) with the keys of
-    results.json.
+def collect(checkpoint, data, found, history, confusion, mirrored_acc, parameters):
+    """All numbers of a run, with the keys of results.json.
 
-    confusion: (C, C) counts of the test images, rows are true classes.
+    Args:
+        checkpoint: of the run; its config and choices are taken over.
+        found: the range test's result, from `extras.lr_finder`.
+        history: from `train.fit`.
+        confusion: (C, C) counts of the test images, rows are true classes.
+        mirrored_acc: accuracy in per cent where each image and its mirror image are averaged.
+        parameters: the network's number of them.
     """
-    accuracies = [row["test_acc"] for row in history]
-    numbers = dict(
-        data=data.name,
-        images=len(data.train),
-        test_images=len(data.test),
-        classes=list(data.classes),
-    )
-    numbers |= dict(
-        mean=list(data.mean),
-        std=list(data.std),
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-    )
-    numbers |= dict(
-        seed=seed, loader=loader, precision=precision, recipe=dict(recipe), parameters=parameters
-    )
-    numbers |= {
-        name: getattr(found, name) for name in ("lr_min", "lr_max", "lr_steepest", "lr_minimum")
+    config = checkpoint.config
+    choices = checkpoint.state["choices"]
+    test_accs = [row["test_acc"] for row in history]
+    return {
+        "data": data.name,
+        "images": len(data.train),
+        "test_images": len(data.test),
+        "classes": list(data.classes),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "network": config["network"],
+        "parameters": parameters,
+        "epochs": config["epochs"],
+        "batch_size": config["batch_size"],
+        "seed": config["seed"],
+        "recipe": config["recipe"],
+        "lr_min": found.lr_min,
+        "lr_max": found.lr_max,
+        "lr_given": found.lr_given,
+        "take_off": found.take_off,
+        "lr_steepest": found.lr_steepest,
+        "lr_minimum": found.lr_minimum,
+        "loader": choices["loader"],
+        "precision": choices["precision"],
+        "device": choices["device"],
+        "world_size": choices["world_size"],
+        "versions": versions(),
+        "seconds": sum(row["seconds"] for row in history),
+        "best_train_acc": max(row["train_acc"] for row in history),
+        "best_test_acc": max(test_accs),
+        "final_test_acc": test_accs[-1],
+        "final_test_acc_mirrored": mirrored_acc,
+        "epoch_90": next((row["epoch"] for row in history if row["test_acc"] >= TARGET), None),
+        "history": history,
+        "confusion": np.asarray(confusion).tolist(),
     }
-    numbers |= dict(device=device, world_size=world_size, versions=versions(), history=history)
-    numbers |= dict(
-        seconds=sum(row["seconds"] for row in history), confusion=np.asarray(confusion).tolist()
-    )
-    numbers |= dict(
-        best_train_acc=max(row["train_acc"] for row in history), best_test_acc=max(accuracies)
-    )
-    numbers |= dict(final_test_acc=accuracies[-1])
-    return numbers | dict(
-        epoch_90=next((row["epoch"] for row in history if row["test_acc"] >= TARGET), None)
-    )
+
+
+def write_results(numbers, model, checkpoint, figures):
+    """Write weights and results.json to the run's folder, and results.json beside the figures too.
+
+    A file that cannot be written is said (`Checkpoint.write`): the checkpoint has all of it.
+    """
+    weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    for folder in {checkpoint.folder, Path(figures)}:
+        checkpoint.write(folder / "results.json", to_json(numbers))
+    checkpoint.write(checkpoint.folder / "s10_model.pt", to_bytes(weights))
 
 
 def versions():
@@ -88,35 +99,50 @@ def provenance(numbers):
 
 def result(numbers):
     """The result of a run as Markdown: accuracy, and what was trained on what."""
-    n = numbers
-    reached = f"first in epoch {n['epoch_90']}" if n["epoch_90"] else "not reached in this run"
-    return (
-        f"**{n['final_test_acc']:.2f} % test accuracy** after epoch {n['epochs']} (best {n['best_test_acc']:.2f} %), "
-        f"best training accuracy {n['best_train_acc']:.2f} %; {TARGET:.0f} % was {reached}. "
-        f"{n['data']}, {n['images']:,} training and {n['test_images']:,} test images, seed {n['seed']}, batches of "
-        f"{n['batch_size']}, {n['precision']}, loader {n['loader']}, {n['device']}, {n['seconds'] / 60:.1f} minutes."
-    )
+    reached = "not reached in this run"
+    if numbers["epoch_90"]:
+        reached = f"first reached in epoch {numbers['epoch_90']}"
+    lines = [
+        "**{final_test_acc:.2f} % test accuracy** after epoch {epochs} "
+        "(best {best_test_acc:.2f} %); {final_test_acc_mirrored:.2f} % where the probabilities of "
+        "each image and of its mirror image are averaged. Best training accuracy "
+        "{best_train_acc:.2f} %.".format_map(numbers),
+        f"{TARGET:.0f} % was {reached}.",
+        "{data}, {images:,} training and {test_images:,} test images, seed {seed}, batches of "
+        "{batch_size}, {precision}, loader {loader}, {device}.".format_map(numbers),
+        f"Time: {numbers['seconds'] / 60:.1f} minutes.",
+    ]
+    return " ".join(lines)
 
 
 def epoch_table(history, last=5):
     """The last few epochs as a table in Markdown."""
-    lines = [
-        "| epoch | train loss | train accuracy | test loss | test accuracy | learning rate | time |"
+    head = [
+        "epoch",
+        "train loss",
+        "train accuracy",
+        "test loss",
+        "test accuracy",
+        "learning rate",
+        "time",
     ]
-    lines += ["| ---: " * 7 + "|"]
-    lines += [
-        f"| {row['epoch']} | {row['train_loss']:.4f} | {row['train_acc']:.2f} % | {row['test_loss']:.4f} "
-        f"| {row['test_acc']:.2f} % | {row['lr']:.2e} | {row['seconds']:.1f} s |"
+    rows = [
+        [
+            row["epoch"],
+            f"{row['train_loss']:.4f}",
+            f"{row['train_acc']:.2f} %",
+            f"{row['test_loss']:.4f}",
+            f"{row['test_acc']:.2f} %",
+            f"{row['lr']:.2e}",
+            f"{row['seconds']:.1f} s",
+        ]
         for row in history[-last:]
     ]
-    return "\n".join(lines)
+    return markdown_table(head, rows, text_columns=0)
 
 
-def receptive_field_table(rows):
-    """The rows of `models.receptive_field` as a table in Markdown."""
-    keys = ("name", "kernel", "stride", "padding", "out_size", "jump", "receptive_field")
-    lines = ["| layer | kernel | stride | padding | output side | jump | receptive field |"]
-    lines += ["| :--- " + "| ---: " * 6 + "|"]
-    return "\n".join(
-        lines + ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in rows]
-    )
+def markdown_table(head, rows, text_columns=1):
+    """A table in Markdown; the first `text_columns` are aligned to the left, the numbers right."""
+    alignment = [":---" if i < text_columns else "---:" for i in range(len(head))]
+    lines = [head, alignment, *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
