@@ -3,20 +3,14 @@
     from models import s10_model, s10_plain
     model = s10_model()               # 6,573,120 parameters
     log_probabilities = model(images) # (N, 3, 32, 32) -> (N, 10)
-
-`receptive_field(model)` reads kernels and strides off the model itself, so it works for other
-networks too.
 """
 
-import copy
 import json
 import re
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.fx import symbolic_trace
-from torch.fx.passes.shape_prop import ShapeProp
 
 NETWORKS = ("s10_model", "s10_plain")  # functions of this file that make one
 
@@ -117,94 +111,6 @@ def s10_plain(num_classes=10):
 def count_parameters(model):
     """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def receptive_field(model, input_size=(3, 32, 32)):
-    """Receptive field after each convolution and pooling, in the order of computation.
-
-    With kernel k, stride s: field += (k - 1) * jump, then jump *= s, where the jump is the distance
-    in pixels of the image between neighbouring outputs (Araujo et al. 2019,
-    doi:10.23915/distill.00021). Where two paths are added, the larger field counts.
-
-    Args:
-        model: a network that torch.fx can trace, with convolutions and pooling as layers
-            (nn.Conv2d, nn.MaxPool2d, …).
-        input_size: (channels, height, width) of the image.
-
-    Returns:
-        A list of dicts: name, kernel, stride, padding, out_size, jump, receptive_field (pixels of
-            the height).
-
-    Raises ValueError where something changes the image's size, and its kernel cannot be read.
-    """
-    rows, seen = [], {}  # seen: node -> (field, jump) of its output
-    modules = dict(model.named_modules())
-    for node in trace_shapes(model, input_size).graph.nodes:
-        field, jump = max((seen[n] for n in node.all_input_nodes if n in seen), default=(1, 1))
-        layer = modules.get(node.target) if node.op == "call_module" else None
-        what = type(layer).__name__ if layer else getattr(node.target, "__name__", str(node.target))
-        before, size = (
-            height(node.all_input_nodes[0]) if node.all_input_nodes else None,
-            height(node),
-        )
-        if isinstance(layer, nn.Linear) or (before and size == 0):
-            break  # from here on every output depends on the whole image
-        if isinstance(
-            layer,
-            nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d,
-        ):
-            kernel, stride, padding, dilation = window(layer, before, size)
-            field += (kernel - 1) * dilation * jump
-            jump *= stride
-            row = dict(
-                name=node.target, kernel=kernel, stride=stride, padding=padding, out_size=size
-            )
-            rows.append(row | dict(jump=jump, receptive_field=field))
-        elif (
-            before and size and (size != before or "pool" in what.lower() or "conv" in what.lower())
-        ):
-            raise ValueError(
-                f"{node.name} ({what}) has no kernel that can be read: use nn.Conv2d, nn.MaxPool2d, …"
-            )
-        seen[node] = (field, jump)
-    return rows
-
-
-def window(layer, before, size):
-    """(kernel, stride, padding, dilation) of a layer that takes `before` pixels to `size`, along
-    the height.
-    """
-    if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
-        if before % size:
-            raise ValueError(
-                f"adaptive pooling from {before} to {size} pixels has windows of several sizes"
-            )
-        return before // size, before // size, 0, 1
-    values = (layer.kernel_size, layer.stride, layer.padding, getattr(layer, "dilation", 1))
-    return tuple(
-        v[0] if isinstance(v, tuple) else v for v in values
-    )  # one number for both directions, or a pair
-
-
-def height(node):
-    """Height in pixels of a node's output: 0 for a tensor that is no image, None for what is no
-    tensor (a size).
-    """
-    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return shape and (shape[2] if len(shape) == 4 else 0)
-
-
-def trace_shapes(model, input_size):
-    """The model as a torch.fx graph whose nodes know the shapes of their outputs; the model itself
-    is not changed.
-    """
-    graph = symbolic_trace(copy.deepcopy(model).eval())
-    parameter = next(model.parameters(), torch.zeros(()))
-    with torch.no_grad():
-        ShapeProp(graph).propagate(
-            torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
-        )
-    return graph
 
 
 def load_weights(path, num_classes=None):

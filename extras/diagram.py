@@ -11,7 +11,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 from torch import nn
 
-import utils as ut
+import utils
 from extras.gradcam import evaluation_mode
 
 TITLES = {"prep_layer": "PrepLayer", "layer1": "Layer 1", "layer2": "Layer 2", "layer3": "Layer 3"}
@@ -74,14 +74,14 @@ def _bars(ax, layers, x: float, y: float, side: float) -> tuple[float, float]:
     """Upright bars, a layer each, lower where the image is smaller; returns the next x and the side
     behind them.
     """
-    fills = {"Conv": ut.BLUE, "Linear": ut.BLUE, "MaxPool": ut.GREEN, "ReLU": ut.YELLOW}
+    fills = {"Conv": utils.BLUE, "Linear": utils.BLUE, "MaxPool": utils.GREEN, "ReLU": utils.YELLOW}
     for layer in layers:
-        fill = next((colour for kind, colour in fills.items() if layer.startswith(kind)), ut.PALE)
-        height, colour = 122 + 8 * np.log2(side), "white" if fill in (ut.BLUE, ut.GREEN) else ut.INK
+        fill = next((colour for kind, colour in fills.items() if layer.startswith(kind)), utils.PALE)
+        height, colour = 122 + 8 * np.log2(side), "white" if fill in (utils.BLUE, utils.GREEN) else utils.INK
         shape = FancyBboxPatch(
             (x + 1, y - height / 2), BAR - 3, height, boxstyle="round,pad=0,rounding_size=4"
         )
-        ax.add_patch(shape).set(facecolor=fill, edgecolor=ut.INK, linewidth=0.6)
+        ax.add_patch(shape).set(facecolor=fill, edgecolor=utils.INK, linewidth=0.6)
         size = min(12, 1.25 * height / len(layer))
         ax.text(
             x + BAR / 2, y, layer, rotation=90, ha="center", va="center", size=size, color=colour
@@ -107,12 +107,12 @@ def _skip(ax, start: float, end: float, y: float, branch: str) -> None:
     line = Path(
         [*bend, (end, top + r), (end, y - r)], [1, 2, 3, 3, 2, 3, 3, 2]
     )  # move, line, curve, line, curve, line
-    style = {"color": ut.ORANGE, "lw": 4}
+    style = {"color": utils.ORANGE, "lw": 4}
     ax.add_patch(
         FancyArrowPatch(path=line, arrowstyle="-|>", mutation_scale=18, fill=False, **style)
     )
-    ax.add_patch(Circle((start, y), 5, color=ut.ORANGE, zorder=4))
-    ax.add_patch(Circle((end, y), r, facecolor="white", edgecolor=ut.ORANGE, lw=4, zorder=4))
+    ax.add_patch(Circle((start, y), 5, color=utils.ORANGE, zorder=4))
+    ax.add_patch(Circle((end, y), r, facecolor="white", edgecolor=utils.ORANGE, lw=4, zorder=4))
     ax.plot([end - 9, end + 9], [y, y], [end, end], [y - 9, y + 9], zorder=5, **style)
     middle = (start + end) / 2
     labels = (
@@ -122,18 +122,18 @@ def _skip(ax, start: float, end: float, y: float, branch: str) -> None:
         (end, 140, f"X + {branch}"),
     )
     for x, below, words in labels:
-        ax.text(x, top + below, words, ha="center", color=ut.ORANGE, weight="bold", size=ut.SMALL)
+        ax.text(x, top + below, words, ha="center", color=utils.ORANGE, weight="bold", size=utils.SMALL)
 
 
-@ut.styled
-def plot_model(parts, *, image=None, note="", path=None) -> ut.Figure:
+@utils.styled
+def plot_model(parts, *, image=None, note="", path=None) -> utils.Figure:
     """The network, a bar a layer, in as many rows as it needs; below each part the shape of its
     output.
 
     parts: from `network_parts`. image: what to show as the input, height x width x 3.
     """
-    ut.check_lengths(parts=parts)
-    places, x, row = [], ut.MARGIN - BEFORE, 0
+    utils.check_lengths(parts=parts)
+    places, x, row = [], utils.MARGIN - BEFORE, 0
     for part in parts:  # where each part begins and ends; one that does not fit begins a new row
         bars, shape = (
             len(part["layers"]) + len(part["residual"] or ()),
@@ -141,22 +141,22 @@ def plot_model(parts, *, image=None, note="", path=None) -> ut.Figure:
         )
         width = BAR * bars + FORK * part["add"] if bars else INPUT
         room = max(width, 11 * len(part["name"]), 9 * len(shape))
-        if x + BEFORE + room > ut.WIDTH - ut.MARGIN - BEFORE:
-            x, row = ut.MARGIN, row + 1
+        if x + BEFORE + room > utils.WIDTH - utils.MARGIN - BEFORE:
+            x, row = utils.MARGIN, row + 1
         begin = x + BEFORE + (room - width) / 2
         places.append((part, shape, begin, begin + width, row))
         x += BEFORE + room
     additions = sum(part["add"] for part in parts)
     above = last = 134 if additions else 92
     height, before, side, drawn = above + BELOW, None, parts[0]["out"][-1], 0
-    fig = ut.new_figure(ut.WIDTH, height * (row + 1), None)
+    fig = utils.new_figure(utils.WIDTH, height * (row + 1), None)
     ax = fig.add_axes(
-        ut.box(fig, 0, 0, ut.WIDTH, height * (row + 1)),
-        xlim=(0, ut.WIDTH),
+        utils.box(fig, 0, 0, utils.WIDTH, height * (row + 1)),
+        xlim=(0, utils.WIDTH),
         ylim=(height * (row + 1), 0),
     )
     ax.axis("off")
-    arrow = {"arrowstyle": "-|>", "color": ut.INK}
+    arrow = {"arrowstyle": "-|>", "color": utils.INK}
     for part, shape, begin, end, row in places:
         y = above + height * row
         if y != last:  # an arrow out of the row above, and one into this row
@@ -166,7 +166,7 @@ def plot_model(parts, *, image=None, note="", path=None) -> ut.Figure:
             ax.annotate("", (begin + 2, y), (before, y), arrowprops=arrow, zorder=0)
         before, last = end, y
         if not part["layers"]:
-            ut.put_image(
+            utils.put_image(
                 fig,
                 np.full((32, 32), 0.89) if image is None else image,
                 begin,
@@ -176,17 +176,17 @@ def plot_model(parts, *, image=None, note="", path=None) -> ut.Figure:
         x, side = _bars(ax, part["layers"], begin, y, side)
         if part["add"]:
             drawn += 1
-            ax.plot([x, end], [y, y], color=ut.INK, lw=1.2, zorder=0)
+            ax.plot([x, end], [y, y], color=utils.INK, lw=1.2, zorder=0)
             _skip(ax, x + 17, end - 43, y, f"R{drawn}(X)")
             x += 36
         side = _bars(ax, part["residual"] or (), x, y, side)[1]
         ax.text((begin + end) / 2, y + 98, part["name"], ha="center", weight="bold", size=12)
-        ax.text((begin + end) / 2, y + 116, shape, ha="center", size=ut.SMALL, color=ut.GREY)
+        ax.text((begin + end) / 2, y + 116, shape, ha="center", size=utils.SMALL, color=utils.GREY)
     title = (
         f"The network, with {additions} skip connections"
         if additions
         else "The network without skip connections"
     )
-    return ut.finish(
+    return utils.finish(
         fig, f"{title}\nBelow each part: channels × height × width of its output", note, path
     )

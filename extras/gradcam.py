@@ -1,14 +1,20 @@
-"""Compute Grad-CAM maps: which places of an image speak for a class (Selvaraju et al. 2017,
-arXiv:1610.02391).
+"""Grad-CAM: which places of an image speak for a class (Selvaraju et al. 2017, arXiv:1610.02391).
 
-maps = grad_cam(model, images, predicted, model.layer2)     # (N, h, w) in [0, 1]
-plot_gradcam(…)                                             # from extras/figures.py: contours on
-the images
+    maps = [grad_cam(model, tensors, classes, model.layer2) for classes in (predicted, labels)]
+    plot_gradcam(images, labels, predicted, *maps, names, path="misc/gradcam.png")
 """
 
 import contextlib
 
+import numpy as np
 import torch
+from matplotlib import patheffects
+from PIL import Image
+
+import utils
+
+MOST = 20  # images in a figure
+HALO = [patheffects.withStroke(linewidth=5, foreground="white")]  # readable on any image
 
 
 def grad_cam(model, images, classes, layer):
@@ -28,16 +34,14 @@ def grad_cam(model, images, classes, layer):
     """
     classes = torch.as_tensor(classes, dtype=torch.int64)
     if classes.shape != images.shape[:1]:
-        raise ValueError(
-            f"classes has shape {tuple(classes.shape)}: give one for each of the {len(images)} images"
-        )
-    device, outputs = next(model.parameters()).device, []
+        said = f"classes has shape {tuple(classes.shape)}"
+        raise ValueError(f"{said}: give one for each of the {len(images)} images")
+    device = next(model.parameters()).device
+    outputs = []
 
     def record(module, inputs, output):
         if isinstance(output, torch.Tensor):
-            outputs.append(
-                output.detach().requires_grad_()
-            )  # gradients begin here, so frozen parts will do
+            outputs.append(output.detach().requires_grad_())  # so frozen layers before it will do
             return outputs[-1].clone()  # the next layer may work in place
 
     with (
@@ -46,21 +50,17 @@ def grad_cam(model, images, classes, layer):
         torch.enable_grad(),
         evaluation_mode(model),
     ):
-        logits = model(
-            images.to(device, copy=True)
-        )  # a tensor from inference mode has no gradient, its copy has
+        # a tensor from inference mode has no gradient, its copy has
+        logits = model(images.to(device, copy=True))
         if not outputs or outputs[-1].ndim != 4:
-            raise ValueError(
-                f"layer {type(layer).__name__} gives no output (N, channels, h, w): take another one"
-            )
+            said = f"layer {type(layer).__name__} gives no output (N, channels, h, w)"
+            raise ValueError(f"{said}: take another one")
         if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
-            raise ValueError(
-                f"classes are {classes.min()} to {classes.max()}, but the network has {logits.shape[1]}"
-            )
+            said = f"classes are {classes.min()} to {classes.max()}"
+            raise ValueError(f"{said}, but the network has {logits.shape[1]}: name existing ones")
         chosen = logits.gather(1, classes.to(device, copy=True)[:, None])
-        (gradient,) = torch.autograd.grad(
-            chosen.sum(), outputs[-1]
-        )  # the sum: a logit depends on its own image only
+        # of the sum, since a logit depends on its own image only
+        (gradient,) = torch.autograd.grad(chosen.sum(), outputs[-1])
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     maps = (weights * outputs[-1].detach()).sum(dim=1).relu().float()
     highest = maps.amax(dim=(1, 2), keepdim=True)
@@ -79,3 +79,55 @@ def evaluation_mode(model):
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@utils.styled
+def plot_gradcam(
+    images, labels, predictions, maps_predicted, maps_true, classes, *, note="", path=None
+) -> utils.Figure:
+    """The first 20 images, each beside its Grad-CAM maps for the predicted and for the true class.
+
+    labels, predictions: N class indices. maps_predicted, maps_true: (N, h, w) in [0, 1], from
+    `grad_cam`, drawn as contours.
+    """
+    if len(images) == 0:
+        return utils.finish(utils.new_figure(height_px=40), "No images", note, path)
+    together = {"images": images, "labels": labels, "predictions": predictions}
+    utils.check_lengths(**together, maps_predicted=maps_predicted, maps_true=maps_true)
+    utils.check_classes(classes, labels=labels, predictions=predictions)
+    shown, side, group = range(min(MOST, len(images))), 128, 408
+    fig = utils.new_figure(utils.WIDTH, 24 + -(-len(shown) // 2) * (side + 34), None)
+    for i in shown:
+        x, y = utils.MARGIN + i % 2 * group, 24 + i // 2 * (side + 34)
+        cells = [
+            ("image", "", utils.INK, None),
+            ("predicted", classes[predictions[i]], utils.ORANGE, maps_predicted),
+            ("true", classes[labels[i]], utils.BLUE, maps_true),
+        ]
+        for column, (heading, name, colour, maps) in enumerate(cells):
+            left = x + column * (side + utils.GAP)
+            ax = utils.put_image(fig, images[i], left, y + 22, side)
+            utils.put_text(fig, left, y, name, side, size=12, color=colour, weight="bold")
+            if i < 2:
+                utils.put_text(fig, left, -2, heading, side, size=12, color=utils.GREY)
+            if maps is not None:
+                draw_contours(ax, maps[i], max(np.shape(images[i])[:2]), colour)
+    words = "Grad-CAM: contours at 50 % (thin) and 80 % (thick) of the largest value of each map"
+    return utils.finish(
+        fig, f"Evidence for the predicted and for the true class\n{words}", note, path
+    )
+
+
+def draw_contours(ax, heat, side: int, colour: str) -> None:
+    """Lines around where the map is above one half and above four fifths."""
+    heat = np.asarray(heat, dtype=np.float32)
+    if not heat.any():
+        middle = side / 2
+        style = {"size": utils.SMALL, "ha": "center", "path_effects": HALO}
+        ax.text(middle, middle, "empty map", **style)
+    fine = np.linspace(-0.5, side - 0.5, 128)
+    smooth = np.asarray(Image.fromarray(heat).resize((128, 128), Image.Resampling.BICUBIC))
+    for level, width in ((0.5, 1.8), (0.8, 3.4)):
+        if smooth.min() < level < smooth.max():
+            lines = ax.contour(fine, fine, smooth, [level], colors=colour, linewidths=width)
+            lines.set_path_effects(HALO)

@@ -50,6 +50,18 @@ def test_equals_the_closed_form_of_a_linear_classifier_on_means(last):
     )
 
 
+def test_a_channel_s_weight_is_the_mean_of_its_gradient_over_all_places():
+    """A linear layer on every place: its weights are the gradient, another one at each place."""
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 6 * 6, 2))
+    images = torch.randn(4, 3, 8, 8)
+    gradient = model[2].weight.detach().numpy().reshape(2, 5, 6, 6)
+    channels = model[0](images).detach().numpy()
+    for image, c in enumerate([0, 1, 1, 0]):
+        expected = sum(gradient[c, k].sum() / 36 * channels[image, k] for k in range(5)).clip(0)
+        (found,) = grad_cam(model, images[image, None], [c], model[0])
+        np.testing.assert_allclose(found, expected / expected.max(), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("model", "layer", "side"), [(s10_model, "layer2", 8), (resnet18, "layer4.1.bn2", 1)]
 )

@@ -20,7 +20,7 @@ from matplotlib.text import Text
 import models
 import utils
 from examples.predict import plot_predictions
-from extras import diagram, figures
+from extras import diagram, gradcam, receptive_field
 
 CLASSES = ["airplane", "cat", "sixteen-char-dog"]
 IMAGES = np.random.default_rng(1).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
@@ -51,7 +51,7 @@ READ_OFF = dict(
     lr_min=4.3e-5, lr_minimum=1.4e-4, lr_steepest=1.7e-4, lr_max=3.8e-3, take_off=7.6e-3
 )
 FOUND = SimpleNamespace(lrs=LRS, losses=LOSSES, smoothed=LOSSES, **READ_OFF)
-FIELDS = models.receptive_field(models.s10_model())  # twelve layers, from 3 to 88 pixels
+FIELDS = receptive_field.receptive_field(models.s10_model())  # twelve layers, from 3 to 88 pixels
 CHANCES = np.array([[0.05, 0.9, 0.05], [0.2, 0.1, 0.7], [0.6, 0.3, 0.1]])
 MISTAKES = (IMAGES[:3], [0, 1, 2], CHANCES, CLASSES)
 MAPS = np.zeros((3, 8, 8))
@@ -72,7 +72,7 @@ FIGURES = {
         ["original", "pad 4", "albumentations", "torchvision"],
     ),
     "receptive_field": (
-        figures.plot_receptive_field,
+        receptive_field.plot_receptive_field,
         (FIELDS, IMAGES[0]),
         ["pool", "88", "resblock2.3: 64", "field"],
     ),
@@ -113,7 +113,7 @@ FIGURES = {
         ["All images were classified correctly."],
     ),
     "gradcam": (
-        figures.plot_gradcam,
+        gradcam.plot_gradcam,
         (IMAGES[:3], [0, 1, 2], [1, 2, 0], MAPS, MAPS, CLASSES),
         ["predicted", "true"],
     ),
@@ -222,28 +222,6 @@ def test_samples_come_from_their_class_follow_the_seed_and_may_be_grey_or_few():
     assert grey.shape == (32, 32, 3) and (grey[..., 0] == grey[..., 2]).all()
 
 
-def test_receptive_field_squares_have_the_given_sizes_and_the_layers_that_see_the_whole_image_are_named():
-    fig = figures.plot_receptive_field(FIELDS, IMAGES[0])
-    squares = fig.axes[0].patches
-    assert [s.get_width() for s in squares[:9]] == [3, 5, 6, 10, 14, 18, 20, 28, 32]
-    assert [s.get_linestyle() for s in squares] == ["-"] * 9 + ["--"] * 3  # dashed beyond the image
-    # layer3.1's field has 32 pixels too, but its outputs are not in the middle: none of them covers
-    # the image.
-    first, every = (FIELDS[i]["name"] for i in (9, 10))
-    said = " ".join(words(fig))
-    assert (
-        f"An output first sees the whole image at {first}" in said
-        and f"all outputs\nfrom {every} on" in said
-    )
-    assert "No output sees the whole image" in words(
-        figures.plot_receptive_field(FIELDS[:9], IMAGES[0])
-    )
-    assert figures._first_views([row | {"padding": "same"} for row in FIELDS[:2]], 4) == (
-        FIELDS[1]["name"],
-        None,
-    )
-
-
 def test_lr_finder_names_never_collide_and_a_loss_that_explodes_leaves_the_frame():
     losses = np.concatenate([LOSSES[:-4], [1e3, 1e9, np.inf, np.nan]])
     near = dict(
@@ -308,19 +286,19 @@ def test_misclassified_keep_their_order_stop_at_25_and_their_labels_never_collid
         assert len(images(fig)) == 25 and not collisions(fig)
 
 
-def test_gradcam_shows_image_and_contours_of_both_maps_for_eight_images():
+def test_gradcam_shows_image_and_contours_of_both_maps():
     nine = [
         np.repeat(values, 3, axis=0)
         for values in (IMAGES[:3], [0, 1, 2], [1, 2, 0], MAPS, MAPS * 0)
     ]
-    fig = figures.plot_gradcam(*nine, CLASSES)
-    assert np.array_equal(images(fig), np.repeat(nine[0][:8], 3, axis=0))
-    assert words(fig).count("empty map") == 8
+    fig = gradcam.plot_gradcam(*nine, CLASSES)
+    assert np.array_equal(images(fig), np.repeat(nine[0], 3, axis=0))
+    assert words(fig).count("empty map") == 9
     contours = fig.axes[1].findobj(ContourSet)
     points = np.concatenate([path.vertices for lines in contours for path in lines.get_paths()])
     assert points.min() > 7 and points.max() < 16  # the map's 2x2 of 8x8, in pixels of the image
     assert not fig.axes[0].findobj(ContourSet) and not fig.axes[2].findobj(ContourSet)
-    assert "No misclassified images" in words(figures.plot_gradcam(*[[]] * 5, CLASSES))
+    assert "No images" in words(gradcam.plot_gradcam(*[[]] * 5, CLASSES))
 
 
 @pytest.mark.parametrize(
