@@ -37,9 +37,9 @@ class Settings:
 
 
 FULL = Settings("full", epochs=24, batch_size=512, limit=None, iterations=100)
-# 68 * 32 in the range test, 5 * (2,000 + 400) in the epochs, 400 + 2 * 400 for the predictions:
-# 15,376 images go through the network
-QUICK = Settings("quick", epochs=5, batch_size=32, limit=2000, iterations=68)
+# 80 * 32 in the range test, 5 * (1,940 + 388) in the epochs, 388 + 2 * 388 for the predictions:
+# 15,364 images go through the network
+QUICK = Settings("quick", epochs=5, batch_size=32, limit=1940, iterations=80)
 
 
 def choose(profile="auto", device="cpu", *, epochs=None, batch_size=None, limit=None):
