@@ -1,18 +1,17 @@
-"""Data sets and loaders: images in memory from any source, and batches in an order that a seed
-decides.
+"""Data sets and loaders: images in memory, and batches in an order that a seed decides.
 
-data = load("auto")         # CIFAR-10 where it is or can be downloaded, else the built-in sample
-data = load("photos/")      # a folder with train/<class>/* and test/<class>/*
+data = load("auto")      # CIFAR-10 where it is or can be downloaded, else the built-in sample
+data = load("photos/")   # a folder with train/<class>/* and test/<class>/*
 train_loader, test_loader = loaders(data, batch_size=512, device=device, seed=0)
 
-CifarDataset("data", train=True, transform=train_transforms, download=True)     # as in the course
-UnNormalize(MEAN, STD)(tensor)                                                  # back to pixels in
-[0, 1]
+CifarDataset("data", train=True, transform=train_transforms, download=True)  # as in the course
+UnNormalize(MEAN, STD)(tensor)                                               # back to [0, 1]
 """
 
 import copy
 import dataclasses
 import hashlib
+import itertools
 import os
 import random
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-import transform as tf
+import transform
 from transform import MEAN, SIZE, STD
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -33,17 +32,16 @@ TEST_BATCH = 1000  # images; without gradients there is memory for large batches
 
 
 class ArrayDataset(Dataset):
-    """Images in memory, with any transform: one of albumentations, of torchvision, or a function of
-    one image.
+    """Images in memory, with any transform.
 
     Args:
         data: (N, H, W, 3) uint8 array.
         targets: N labels, 0 … len(classes) - 1.
         classes: names of the classes.
-        transform: applied to each image when it is taken out; None gives the (H, W, 3) uint8 array.
+        transform: of albumentations or any function, which get the (H, W, 3) uint8 array, or of
+            torchvision, which gets a PIL image. None leaves the array as it is.
 
-    Raises:
-        ValueError: shapes, types or labels do not fit.
+    Raises ValueError where shapes, types or labels do not fit.
     """
 
     seeded_with = None  # the seed of the worker that last seeded the transform
@@ -51,26 +49,17 @@ class ArrayDataset(Dataset):
     def __init__(self, data, targets, classes, transform=None):
         data, targets = np.asarray(data), np.asarray(targets)
         if data.dtype != np.uint8 or data.ndim != 4 or data.shape[3] != 3:
-            raise ValueError(
-                f"images are {data.dtype} of shape {data.shape}: give uint8 of shape (N, H, W, 3)"
-            )
-        if targets.shape != data.shape[:1] or (targets != targets.astype(np.int64)).any():
-            raise ValueError(
-                f"{len(data)} images have labels of shape {targets.shape}: give one whole number for each"
-            )
-        targets = targets.astype(np.int64)
-        wrong = np.flatnonzero((targets < 0) | (targets >= len(classes)))
+            raise ValueError(f"images are {data.dtype} {data.shape}: give uint8 (N, H, W, 3)")
+        if targets.shape != data.shape[:1]:
+            raise ValueError(f"{len(data)} images have {targets.shape} labels: give one for each")
+        wrong = np.flatnonzero(~np.isin(targets, np.arange(len(classes))))
         if len(wrong):
-            bad = f"image {wrong[0]} has label {targets[wrong[0]]}"
-            raise ValueError(
-                f"{bad}: with {len(classes)} classes, labels go from 0 to {len(classes) - 1}"
-            )
-        self.data, self.targets, self.classes, self.transform = (
-            data,
-            targets,
-            tuple(classes),
-            transform,
-        )
+            label, last = targets[wrong[0]], len(classes) - 1
+            raise ValueError(f"image {wrong[0]} has label {label}: give whole numbers 0 … {last}")
+        self.data = data
+        self.targets = targets.astype(np.int64)
+        self.classes = tuple(classes)
+        self.transform = transform
 
     def __len__(self):
         return len(self.data)
@@ -82,6 +71,8 @@ class ArrayDataset(Dataset):
         image, label = self.data[index], int(self.targets[index])
         if hasattr(self.transform, "set_random_state"):  # albumentations
             image = self.transform(image=image)["image"]
+        elif is_from_torchvision(self.transform):
+            image = self.transform(transform.to_pil(image))
         elif self.transform is not None:
             image = self.transform(image)
         return image, label
@@ -89,8 +80,7 @@ class ArrayDataset(Dataset):
     def seed_transform(self, seed):
         """Seed albumentations, which ignores the seeds that a DataLoader gives its workers.
 
-        Otherwise all workers would draw the same random numbers, and the same ones again in every
-        epoch.
+        Otherwise all workers draw the same random numbers, and the same ones again in every epoch.
         """
         self.seeded_with = seed
         if hasattr(self.transform, "set_random_state"):
@@ -100,37 +90,38 @@ class ArrayDataset(Dataset):
         """The same images with another transform; the pixels are shared, not copied."""
         return ArrayDataset(self.data, self.targets, self.classes, transform)
 
-    def first(self, n):
-        """The first n images, balanced by class: numbers differ by one at most. The same ones in
-        every run.
-        """
-        turn = np.empty(
-            len(self.targets), dtype=np.int64
-        )  # 0 for the first image of its class, 1 for the second, …
-        for label in range(len(self.classes)):
-            mine = np.flatnonzero(self.targets == label)
-            turn[mine] = np.arange(len(mine))
-        chosen = np.sort(np.lexsort((self.targets, turn))[:n])
+    def balanced_subset(self, n):
+        """n images, of each class equally many but for one: always the first ones of each class."""
+        by_class = [np.flatnonzero(self.targets == label) for label in range(len(self.classes))]
+        turns = itertools.zip_longest(*by_class)  # the first image of each class, the second, …
+        in_turn = [index for turn in turns for index in turn if index is not None]
+        chosen = sorted(in_turn[:n])
         return ArrayDataset(self.data[chosen], self.targets[chosen], self.classes, self.transform)
 
 
+def is_from_torchvision(transform):
+    """Whether it wants PIL images: torchvision's v2 transforms do nothing to arrays, silently."""
+    if isinstance(transform, torch.nn.Sequential):
+        return any(is_from_torchvision(step) for step in transform)
+    kinds = [transform, *type(transform).__mro__]  # a function, an object, or one of a subclass
+    return any(str(getattr(kind, "__module__", "")).startswith("torchvision.") for kind in kinds)
+
+
 class CifarDataset(ArrayDataset):
-    """CIFAR-10 from the official files, like torchvision's CIFAR10, for transforms of
-    albumentations too.
+    """CIFAR-10 from the official files, like torchvision's CIFAR10, for albumentations too.
 
     Args:
         root: folder that holds, or with download=True will hold, `cifar-10-batches-py`.
         train: the 50,000 training images, or the 10,000 test images.
+        transform: see ArrayDataset.
 
-    Raises:
-        RuntimeError: the files are missing, damaged, or cannot be downloaded.
+    Raises extras.download.DownloadError, a RuntimeError: files are missing, damaged, not to be had.
     """
 
     def __init__(self, root="data", train=True, transform=None, download=False):
-        from extras import download as files
+        from extras.download import read_cifar10
 
-        folder = files.fetch_cifar10(root) if download else Path(root).expanduser() / files.FOLDER
-        super().__init__(*files.read_batches(folder, train), CLASSES, transform)
+        super().__init__(*read_cifar10(root, train, download), CLASSES, transform)
 
 
 class UnNormalize:
@@ -143,31 +134,22 @@ class UnNormalize:
     def __call__(self, tensor):
         """(C, H, W) or (N, C, H, W), on any device -> a new tensor of the same shape."""
         if tensor.ndim < 3 or tensor.shape[-3] != len(self.mean):
-            raise ValueError(
-                f"tensor has shape {tuple(tensor.shape)}: give ({len(self.mean)}, H, W), or a batch"
-            )
-        return (tensor.float() * self.std.to(tensor.device) + self.mean.to(tensor.device)).clamp_(
-            0, 1
-        )
+            raise ValueError(f"tensor is {tuple(tensor.shape)}: give (…, {len(self.mean)}, H, W)")
+        pixels = tensor.float() * self.std.to(tensor.device) + self.mean.to(tensor.device)
+        return pixels.clamp_(0, 1)
 
 
 def normalise_images(images, mean=MEAN, std=STD):
-    """(N, H, W, 3) uint8 array -> (N, 3, H, W) float32 tensor, as the network wants it;
-    `UnNormalize` undoes it.
-    """
+    """(N, H, W, 3) uint8 array -> (N, 3, H, W) float32 tensor; `UnNormalize` undoes it."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
     return (torch.tensor(np.asarray(images)).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
 @dataclass
 class Data:
-    """A data set in memory: training and test images without a transform, and the statistics to
-    normalise with.
-    """
+    """A data set in memory: images without a transform, and the statistics to normalise with."""
 
-    # for people: "CIFAR-10" (the official files alone), "sample data, not CIFAR-10", a folder's
-    # name
-    name: str
+    name: str  # for people: "CIFAR-10" (the official files alone), a folder's name, …
     train: ArrayDataset
     test: ArrayDataset
     mean: tuple = MEAN
@@ -185,16 +167,14 @@ class Data:
 
     @property
     def guess(self):
-        """What guessing costs, in nats: the entropy of the training labels' frequencies."""
+        """The loss of guessing: the entropy of the training labels, in nats; CIFAR-10: ln 10."""
         counts = np.bincount(self.train.targets)
         share = counts[counts > 0] / counts.sum()
         return float(-(share * np.log(share)).sum())
 
     @property
     def fingerprint(self):
-        """A digest of every pixel and label: only the same images in the same order have the
-        same.
-        """
+        """A digest of every pixel and label, the same for the same images in the same order."""
         digest = hashlib.blake2b(digest_size=8)
         for split in (self.train, self.test):
             digest.update(np.ascontiguousarray(split.data))
@@ -202,53 +182,52 @@ class Data:
         return digest.hexdigest()
 
     def limited(self, limit):
-        """The first `limit` training and `limit` / 5 test images, balanced by class, the same ones
-        in every run.
-        """
+        """`limit` training and `limit` / 5 test images, balanced by class, always the same ones."""
         if limit is None or limit >= len(self.train):
             return self
         if limit < 10:
             raise ValueError(f"limit is {limit}: take 10 images or more")
-        return dataclasses.replace(
-            self, train=self.train.first(limit), test=self.test.first(limit // 5), limit=limit
-        )
+        test = self.test.balanced_subset(limit // 5)
+        untested = len(np.unique(self.test.targets)) - len(np.unique(test.targets))
+        if untested:
+            print(f"limit {limit} leaves {len(test)} test images: {untested} classes have none")
+        train = self.train.balanced_subset(limit)
+        return dataclasses.replace(self, train=train, test=test, limit=limit)
 
 
-def load(source="auto", root="data", size=SIZE, log=print):
-    """Load a data set into memory.
+def load(source="auto", root="data", size=SIZE):
+    """Load a data set into memory; what has to be adapted or replaced is printed.
 
     Args:
         source: "cifar10", "sample", "auto" (CIFAR-10 where it is or can be downloaded, else the
-            sample), or a folder with `cifar-10-batches-py`, or with train/<class>/* and
-            test/<class>/*.
+            sample), or a folder: of CIFAR-10's official files or their archive, or with
+            train/<class>/* and test/<class>/*.
         root: where CIFAR-10 is kept, and where decoded images are cached.
         size: side in pixels that a folder's images are brought to.
 
     Raises ValueError for a wrong folder or source, extras.download.DownloadError where "cifar10"
     cannot be had.
     """
-    from extras.download import ARCHIVE, FOLDER, DownloadError
+    from extras.download import ARCHIVE, DownloadError, fetch_cifar10, folder_of
+    from extras.sample import SAMPLE_CLASSES, draw_sample
 
     if source not in SOURCES:
         folder = Path(os.path.abspath(Path(str(source)).expanduser()))  # "..", too, gets its name
         if not str(source) or not folder.is_dir():
-            raise ValueError(
-                f"data is {str(source)!r}: give one of {', '.join(SOURCES)}, or a folder that exists"
-            )
-        is_official = (folder / FOLDER).exists() or (folder / ARCHIVE).exists()
-        return load_cifar10(folder) if is_official else load_folder(folder, root, size, log)
+            raise ValueError(f"data is {str(source)!r}: give a folder, or {', '.join(SOURCES)}")
+        if folder_of(folder).is_dir():
+            return load_cifar10(folder)
+        if (folder / ARCHIVE).is_file():  # unpacked elsewhere, for one may only read here
+            fetch_cifar10(root, folder / ARCHIVE)
+            return load_cifar10(root)
+        return load_folder(folder, root, size)
     if source != "sample":
         try:
             return load_cifar10(root)
         except DownloadError as error:
             if source == "cifar10":
                 raise
-            log(
-                f"{error}\nCIFAR-10 cannot be had here: the run goes on with sample data, simple drawings instead."
-            )
-
-    from extras.sample import SAMPLE_CLASSES, draw_sample
-
+            print(f"{error}\nCIFAR-10 cannot be had here: the run goes on with the sample.")
     train, test = (ArrayDataset(*draw_sample(train), SAMPLE_CLASSES) for train in (True, False))
     return Data("sample data, not CIFAR-10", train, test, *statistics(train.data), kind="sample")
 
@@ -258,122 +237,114 @@ def load_cifar10(root):
     return Data("CIFAR-10", train, test, kind="cifar10")
 
 
-def load_folder(folder, root, size, log):
-    """A folder of images; statistics are CIFAR-10's where the classes are, else those of the
-    training images.
-    """
+def load_folder(folder, root, size):
+    """A folder of images; CIFAR-10's statistics where the classes are its, else their own."""
     from extras.folder import read_folder
 
     found = read_folder(folder, size=size, cache_dir=Path(root) / "cache")
     for note in found.notes:
-        log(f"{folder.name}: {note}")
+        print(f"{folder.name}: {note}")
     train, test = (ArrayDataset(*split, found.classes) for split in (found.train, found.test))
     mean, std = (MEAN, STD) if found.classes == CLASSES else statistics(train.data)
     # the name "CIFAR-10" belongs to the official files
-    return Data(
-        f"{folder.name}, a folder" if folder.name == "CIFAR-10" else folder.name,
-        train,
-        test,
-        mean,
-        std,
-    )
+    name = f"{folder.name}, a folder" if folder.name == "CIFAR-10" else folder.name
+    return Data(name, train, test, mean, std)
 
 
 def statistics(images):
     """Mean and standard deviation of (N, H, W, 3) uint8 images by channel, for pixels in [0, 1]."""
-    counts = np.stack(
-        [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)]
-    )
+    # how often each level occurs, counted in parts: bincount takes 8 bytes for each pixel
+    counts = np.zeros((3, 256), dtype=np.int64)
+    for start in range(0, len(images), 100):
+        part = images[start : start + 100]
+        for channel in range(3):
+            counts[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
     share, level = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = share @ level
     std = np.sqrt(np.maximum(share @ level**2 - mean**2, 0)).round(4)
     if (std == 0).any():
-        raise ValueError(
-            "a channel of the training images is the same everywhere: give images with some contrast"
-        )
+        raise ValueError(f"the images have standard deviation {std}: give images with contrast")
     return tuple(mean.round(4).tolist()), tuple(std.tolist())
 
 
-class SeededLoader(DataLoader):
-    """A DataLoader whose order and augmentation are a function of (seed, epoch); each pass is the
-    next epoch.
+def epoch_seed(seed, epoch):
+    """One seed for each (seed, epoch): the sum of both would be the same for (0, 1) and (1, 0)."""
+    return (seed * 1_000_003 + epoch) % 2**63
 
-    PyTorch seeds `random`, NumPy and itself in its workers; without workers, iterating seeds all
-    three here.
+
+class SeededLoader(DataLoader):
+    """A DataLoader whose order and augmentation are a function of (seed, epoch, workers).
+
+    Each pass is the next epoch. PyTorch seeds `random`, NumPy and itself in its workers; without
+    workers, iterating seeds all three here. Another number of workers means other draws, for each
+    worker draws for its own batches. (Persistent workers would not be seeded in the next epoch.)
     """
 
     def __init__(self, dataset, *, seed=0, **arguments):
-        if arguments.get("persistent_workers"):
-            raise ValueError(
-                "persistent_workers is True: such workers go on with old random numbers, so leave it out"
-            )
-        self.seed, self.epoch = seed, 0
+        self.seed = seed
+        self.epoch = 0
         super().__init__(dataset, generator=torch.Generator(), **arguments)
 
     def set_epoch(self, epoch):
         self.epoch = epoch
 
     def __iter__(self):
-        start = self.seed * 1_000_003 + self.epoch
+        start = epoch_seed(self.seed, self.epoch)
         self.epoch += 1  # until `set_epoch` says otherwise
-        self.generator.manual_seed(
-            start
-        )  # DataLoader draws the order and the seeds of the workers from it
+        self.generator.manual_seed(start)  # decides the order and the seeds of the workers
         if self.num_workers == 0:
             random.seed(start)
             np.random.seed(start % 2**32)
             torch.manual_seed(start)
             if hasattr(self.dataset, "seed_transform"):
                 self.dataset.seed_transform(start)
-        return super().__iter__()
+        return explain_shared_memory(super().__iter__())
+
+
+def explain_shared_memory(batches):
+    """Pass batches on; where a worker dies or cannot hand one over, an OSError names the cures."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("shared memory", "</torch_", "worker (pid")):
+            raise
+        raise OSError(
+            f"{str(error).strip().splitlines()[-1]}: is shared memory short, as in Docker? "
+            'Take workers=0 (--workers 0), loader="device" (--loader device), or more --shm-size'
+        ) from None
 
 
 class DeviceLoader:
-    """Batches made on the device, where all images lie as uint8 (CIFAR-10: 0.5 GB, mirror images
-    included).
+    """Batches made on the device, where all images lie as uint8.
 
-    The random choices of an epoch are one table, drawn on the CPU from (seed, epoch): the same on
-    every device. Under torchrun each process takes its rows of every batch, and its share of the
-    test images.
+    CIFAR-10's training images take 0.5 GB, mirror images included. The random choices of an epoch
+    are one table, drawn on the CPU from (seed, epoch): the same on every device. Under torchrun
+    each process takes its rows of every training batch, and all of the test images.
 
     Args:
         dataset: has `data` (N, H, W, 3) uint8, square, and `targets`.
         batch_size: images in a batch; the last batch holds what is left.
         train: shuffle, crop, flip and cut out; False: normalise only.
-        dtype: of the batches, torch.bfloat16 where the network computes in it.
+        normalisation: mean, std, and the batches' dtype, see `transform.normaliser`.
+
+    Raises ValueError where the processes cannot share a batch equally.
     """
 
-    def __init__(
-        self,
-        dataset,
-        batch_size,
-        device="cpu",
-        *,
-        train=True,
-        seed=0,
-        mean=MEAN,
-        std=STD,
-        dtype=torch.float32,
-    ):
+    def __init__(self, dataset, batch_size, device="cpu", *, train=True, seed=0, **normalisation):
         self.n, self.size = dataset.data.shape[:2]
-        self.batch_size, self.device, self.train, self.seed, self.epoch = (
-            batch_size,
-            device,
-            train,
-            seed,
-            0,
-        )
-        self.rank, self.world_size = (
-            (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
-        )
-        smallest = min(batch_size, self.n % batch_size or batch_size) if train else self.n
-        if smallest < self.world_size:
-            shares = f"a batch of {smallest} images for {self.world_size} processes"
-            raise ValueError(f"{shares}: start fewer, or change the batch size")
+        self.batch_size = batch_size
+        self.device = device
+        self.train = train
+        self.seed = seed
+        self.epoch = 0
+        self.rank, self.world_size = 0, 1
+        if train and is_distributed():
+            self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+            check_shares(self.n, batch_size, self.world_size)
         images = torch.from_numpy(dataset.data).to(device)
-        self.images = tf.crop_windows(images) if train else images.flatten(2)
+        self.images = transform.crop_windows(images) if train else images.flatten(2)
         self.labels = torch.as_tensor(dataset.targets).to(device)
-        self.factors = tf.normaliser(self.size, mean, std, device, dtype)
+        self.factors = transform.normaliser(self.size, device=device, **normalisation)
 
     def __len__(self):
         return -(-self.n // self.batch_size)
@@ -387,48 +358,43 @@ class DeviceLoader:
         loader.rank, loader.world_size = 0, 1
         return loader
 
-    def share(self, n):
-        """Which of n rows are this process's: every row is somebody's, and shares differ by one row
-        at most.
-        """
-        return slice(n * self.rank // self.world_size, n * (self.rank + 1) // self.world_size)
-
     def __iter__(self):
-        """Yields (images (B, 3, H, W) in channels-last format, labels (B,))."""
+        """Yields (images (B, 3, H, W), labels (B,))."""
         if not self.train:
-            mine = self.share(self.n)
-            parts = (part[mine].split(self.batch_size) for part in (self.images, self.labels))
+            parts = (part.split(self.batch_size) for part in (self.images, self.labels))
             for images, labels in zip(*parts, strict=True):
-                yield tf.normalise(images, *self.factors), labels
+                yield transform.normalise(images, *self.factors), labels
             return
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        self.epoch += (
-            1  # until `set_epoch` says otherwise: a loop of your own gets new draws in each pass
-        )
-        table = tf.Draws(
-            *(column.to(self.device) for column in tf.draw_epoch(self.n, generator, self.size))
-        )
-        for batch in table.order.split(self.batch_size):
-            mine = batch[self.share(len(batch))]
-            draws = tf.Draws(mine, *(column[mine] for column in table[1:]))
-            yield tf.augment(self.images, draws, *self.factors), self.labels[mine]
-
-
-def test_loader(data, device="cpu", *, dtype=torch.float32):
-    """The loader of a data set's test images, in their order: whole batches, only normalised."""
-    return DeviceLoader(
-        data.test, TEST_BATCH, device, train=False, mean=data.mean, std=data.std, dtype=dtype
-    )
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        self.epoch += 1  # until `set_epoch` says otherwise
+        # one tensor (6, N): one copy to the device an epoch, one look-up a batch
+        table = torch.stack(transform.draw_epoch(self.n, generator, self.size)).to(self.device)
+        for batch in table[0].split(self.batch_size):
+            order = batch.tensor_split(self.world_size)[self.rank]
+            draws = transform.Draws(order, *table[1:, order])
+            yield transform.augment(self.images, draws, *self.factors), self.labels[order]
 
 
 def is_distributed():
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def check_shares(n, batch_size, processes):
+    """Refuse a batch size that processes cannot share equally; say where the last batch differs."""
+
+    def fits(size):
+        return size % processes == 0 and not 0 < n % size < processes
+
+    if not fits(batch_size):
+        larger = range(batch_size + 1, max(n, batch_size) + processes + 1)
+        take = next(filter(fits, larger), "fewer processes")
+        raise ValueError(f"{processes} processes cannot share batches of {batch_size}: take {take}")
+    if n % batch_size % processes:
+        print(f"{processes} processes share a last batch of {n % batch_size}: not quite equally")
+
+
 def choose_loader(loader, device):
-    """What "auto" means: batches on the device where there is an accelerator or torchrun, else
-    albumentations.
-    """
+    """What "auto" means: "device" on an accelerator and under torchrun, else albumentations."""
     if loader not in LOADERS:
         raise ValueError(f"loader is {loader!r}: choose one of {', '.join(LOADERS)}")
     if loader != "auto":
@@ -437,54 +403,47 @@ def choose_loader(loader, device):
 
 
 def loaders(
-    data,
-    batch_size=512,
-    *,
-    loader="auto",
-    device="cpu",
-    seed=0,
-    workers=2,
-    dtype=torch.float32,
-    log=print,
+    data, batch_size=512, *, loader="auto", device="cpu", seed=0, workers=2, dtype=torch.float32
 ):
-    """The training and the test loader.
+    """The training and the test loader. Raises ValueError where a value makes no sense.
 
     Args:
         loader: "albumentations" or "torchvision" (image by image, in worker processes), "device"
             (whole batches on the device, see `DeviceLoader`), or "auto" (see `choose_loader`).
         device: where the network is.
         seed: of order and augmentation.
-        workers: processes that prepare images; not used by "device".
-
-    Raises:
-        ValueError: a value makes no sense, or the images are not square.
+        workers: processes that prepare training images, where it is not "device".
+        dtype: of the batches of "device".
     """
     loader = choose_loader(loader, device)
     if batch_size < 1:
         raise ValueError(f"batch size is {batch_size}: it must be 1 or more")
     for split in (data.train, data.test):
-        if split.data.shape[1] != split.data.shape[2]:
-            raise ValueError(
-                f"images are of shape {split.data.shape[1:]}: the crop needs square ones"
-            )
+        height, width = split.data.shape[1:3]
+        if height != width or width < transform.HOLE:
+            raise ValueError(f"images are {height}x{width}: give square ones, 8x8 or larger")
     if loader == "device":
-        log(
-            "batches are made on the device from the constants of transform.py: an edit of its train_transforms has no "
-            'effect here (loader="albumentations" makes it have one)'
-        )
-        common = dict(device=device, seed=seed, mean=data.mean, std=data.std, dtype=dtype)
-        train_loader = DeviceLoader(data.train, batch_size, **common)
-        return train_loader, DeviceLoader(data.test, TEST_BATCH, train=False, **common)
+        print('batches are made on the device: loader="albumentations" uses train_transforms')
+        options = dict(seed=seed, mean=data.mean, std=data.std, dtype=dtype)
+        train_loader = DeviceLoader(data.train, batch_size, device, **options)
+        return train_loader, test_loader(data, device, dtype=dtype)
     if is_distributed():
-        raise ValueError(
-            f'loader is {loader!r}: several processes need "device"; without torchrun it goes on'
-        )
-    make = tf.albumentations_transforms if loader == "albumentations" else tf.torchvision_transforms
+        raise ValueError(f'loader is {loader!r}: several processes need loader="device"')
+
+    make = transform.albumentations_transforms
+    if loader == "torchvision":
+        make = transform.torchvision_transforms
     for_train, for_test = make(data.mean, data.std, data.train.data.shape[1])
-    common = dict(seed=seed, num_workers=workers, pin_memory=torch.device(device).type == "cuda")
-    train_loader = SeededLoader(
-        data.train.with_transform(for_train), batch_size=batch_size, shuffle=True, **common
-    )
-    return train_loader, SeededLoader(
-        data.test.with_transform(for_test), batch_size=TEST_BATCH, **common
-    )
+    train, test = data.train.with_transform(for_train), data.test.with_transform(for_test)
+    pin = dict(pin_memory=torch.device(device).type == "cuda")
+    options = dict(batch_size=batch_size, shuffle=True, num_workers=workers)
+    train_loader = SeededLoader(train, seed=seed, **options, **pin)
+    # no workers: it only normalises, and on Windows and macOS workers take seconds to start;
+    # a generator of its own, so that it draws nothing from the global one
+    return train_loader, DataLoader(test, TEST_BATCH, generator=torch.Generator(), **pin)
+
+
+def test_loader(data, device="cpu", *, dtype=torch.float32):
+    """The test images in their order, normalised on the device: a DeviceLoader."""
+    options = dict(mean=data.mean, std=data.std, dtype=dtype)
+    return DeviceLoader(data.test, TEST_BATCH, device, train=False, **options)

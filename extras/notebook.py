@@ -63,7 +63,7 @@ def augmentation_stages(image, mean):
 
 
 def augmentation_draws(image, mean, std, n=8):
-    """n augmentations of one image by each of the three loaders: {name: list of (H, W, 3) images}."""
+    """n augmentations of one image by each loader: {name: list of (H, W, 3) images in [0, 1]}."""
     import numpy as np
 
     import transform
