@@ -171,13 +171,13 @@ def reach_of(found):
     return "Intervals: 95 %, for other test images only; another seed may lie outside."
 
 
-def finding(found):
-    """The largest loss and the rows within noise, as a title."""
-    if not found:
-        return "Nothing to compare yet"
-    noise = sum(one["low"] <= 0 <= one["high"] for one in found)
-    last = found[-1]
-    return f"{last['name']}: {last['difference']:+.1f} points; {noise} of {len(found)} within noise"
+def finding(rows, found):
+    """The largest loss by a single change, as a title."""
+    single = [one for one in found if len(rows[one["key"]][0]["changes"]) == 1]
+    worst = (single or found)[-1]
+    if not single or worst["difference"] >= 0:
+        return f"{worst['name']}: {worst['difference']:+.1f} points"
+    return f"Largest loss by a single change: {worst['name']}, {-worst['difference']:.1f} points"
 
 
 @utils.styled
@@ -213,8 +213,10 @@ def plot(rows, reference=None, title=None, path=None):
         f"percentage points of test accuracy, beside {mean(rows[reference], 'accuracies'):.1f} %"
     )
     ax.grid(axis="y", visible=False)
-    words = f"{reach_of(found)} Grey, hollow: within noise"
-    return utils.finish(fig, f"{title or finding(found)}\n{words}", note(rows[reference][0]), path)
+    noise = sum(one["low"] <= 0 <= one["high"] for one in found)
+    words = f"{reach_of(found)} Grey, hollow: within noise ({noise} of {len(found)})"
+    title = title or finding(rows, found)
+    return utils.finish(fig, f"{title}\n{words}", note(rows[reference][0]), path)
 
 
 def look(one):

@@ -43,7 +43,9 @@ def readings(folder="misc"):
         for run in read(Path(folder, f"{name}.json")):
             if run["range_test"]:
                 old = not run["recipe"].get("guess")
-                label = f"{run['name'].split(':')[0]}, {run['images']:,}"
+                name = run["name"].split(":")[0].replace(", with skip connections", "")
+                name = name.replace(", without skip connections", ", plain")
+                label = f"{name}, {run['images']:,}"
                 tests = found.setdefault((label, old), {})
                 tests.setdefault((run["seed"], run["precision"]), run["range_test"])
     return {label: list(tests.values()) for label, tests in found.items()}
@@ -96,8 +98,8 @@ def plot(found, path=None):
     ax.set_yticks(range(len(found)), [label for label, _ in found])
     ax.set(xscale="log", ylim=(len(found) - 0.4, -0.6), xlabel="learning rate (log scale)")
     ax.xaxis.set_major_formatter(utils.short_rate)
-    ax.legend(loc="lower left", fontsize=12)
-    steepest, rule = (f"{factor(everything, name):,.0f}" for name, *_ in looks)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=12, frameon=False)
+    steepest, rule = (f"{float(f'{factor(everything, name):.2g}'):,.0f}" for name, *_ in looks)
     title = f"The steepest descent spans a factor of {steepest}, the rule one of {rule}"
     words = "A mark for each seed"
     if any(old for _, old in found):
