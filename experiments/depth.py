@@ -1,130 +1,125 @@
-"""Depth: the networks of He et al. for CIFAR-10, with 8, 20 and 44 layers, with and without skip
-connections.
+"""Depth: the networks of He et al. for CIFAR-10 with 8, 20 and 44 layers, with and without skips.
 
-    python -m experiments.depth                          # 5,000 images -> misc/depth.json, .png
-    python -m experiments.depth --depths 8,20,44,110     # deeper
+    python -m experiments.depth       # 5,000 images, one core -> misc/depth.json, .png
 
-Adam (beta2 0.99) under one cycle, 24 epochs, batches of 128, without decay and label smoothing, so
-that the training loss is the plain cross entropy. One rule for the rate: each network's own range
-test finds LRMIN and LRMAX; where a plain one does not learn in it, it takes those of the network
-with skips. The block is He et al.'s, see networks.py.
+Adam under one cycle, 24 epochs, batches of 128, float32, without decay and label smoothing, so that
+the training loss is the plain cross entropy. Each network's own range test finds LRMIN and LRMAX;
+the deep plain ones, whose range test says little, run at a tenth of their LRMAX as well. The block
+is He et al.'s, see networks.py. RECIPE is 1cd1259's in what it says, so that new runs can stand
+beside the committed ones.
 """
 
-import numpy as np
-
 import utils
-from experiments.common import Row, guarded, note, options, start
-from experiments.training import run_and_draw
+from experiments import paired, study
+from experiments.networks import depth_of
+from experiments.results import mean, note, spread
+from experiments.study import Row
+from extras.report import markdown_table
 
-DEPTHS = "8,20,44"
-BATCH = 128
+DEPTHS = (8, 20, 44)
+RECIPE = dict(
+    optimizer="Adam",
+    weight_decay=0.0,
+    betas=[0.9, 0.99],
+    label_smoothing=0.0,
+    augmentation="mean_padding",
+    schedule="cycle",
+    guess=False,
+    iterations=100,
+)
+TENTH = {20: {0: 1.2e-3, 1: 1.0e-3}, 44: {0: 1.5e-3, 1: 3.5e-3}}  # of LRMAX, by layers and seed
 
 
-def rows_of(depths):
-    """Two rows for each depth."""
+def make_rows():
+    """Two rows for each depth, and the deep plain networks at a tenth of their rate."""
     rows = []
-    for depth in depths:
-        for residual in (True, False):
-            key = f"resnet{depth}" + "_plain" * (not residual)
-            changes = dict(depth=depth, residual=residual, weight_decay=0.0, label_smoothing=0.0)
-            name = f"{depth} layers, {'with' if residual else 'without'} skip connections"
-            rows.append(
-                Row(
-                    key,
-                    name,
-                    changes=changes,
-                    rates=key,
-                    fallback=None if residual else f"resnet{depth}",
-                )
+    for depth in DEPTHS:
+        for key, kind in ((f"resnet{depth}", "with"), (f"resnet{depth}_plain", "without")):
+            name = f"{depth} layers, {kind} skip connections"
+            rows.append(Row(key, name, changes=dict(network=key), rates=key))
+    for depth, rates in TENTH.items():
+        plain = f"resnet{depth}_plain"
+        rows.append(
+            Row(
+                f"{plain}_tenth",
+                f"{depth} layers, without skip connections, a tenth of LRMAX",
+                changes=dict(network=plain),
+                lr_max=rates,
             )
+        )
     return rows
 
 
+ROWS = make_rows()
+# key's ending, name, colour, line
+LOOKS = (
+    ("", "with skip connections", utils.BLUE, "o-"),
+    ("_plain", "plain network", utils.ORANGE, "s--"),
+    ("_plain_tenth", "plain, a tenth of the rate", utils.PINK, "^:"),
+)
+
+
 def table(rows):
-    """Training loss and test accuracy at the end, in Markdown."""
-    lines = [
-        "| network | training loss | test accuracy | seeds | LRMAX |",
-        "| :--- | ---: | ---: | ---: | ---: |",
+    """Training loss and test accuracy at the end in Markdown, and the deepest beside the shallowest."""
+    lines = []
+    for runs in rows.values():
+        loss = f"{mean(runs, 'train_loss'):.3f}"
+        accuracy = f"{mean(runs, 'accuracies'):.2f}"
+        if len(runs) > 1:
+            loss += f" ± {spread(runs, 'train_loss'):.3f}"
+            accuracy += f" ± {spread(runs, 'accuracies'):.2f}"
+        rates = ", ".join(utils.short_rate(run["lr_max"]) for run in runs)
+        lines.append((runs[0]["name"], loss, f"{accuracy} %", len(runs), rates))
+    head = ("network", "training loss", "test accuracy", "seeds", "LRMAX")
+    words = [
+        paired.comparison(rows, better, worse)
+        for better, worse in (("resnet44", "resnet8"), ("resnet44", "resnet44_plain"))
+        if better in rows and worse in rows
     ]
-    for row in rows:
-        several = len(row["seeds"]) > 1
-        loss = (
-            f"{np.mean(row['train_losses']):.3f}"
-            + f" ± {deviation(row['train_losses']):.3f}" * several
-        )
-        accuracy = f"{row['mean']:.2f}" + f" ± {row['std']:.2f}" * several
-        rates = ", ".join(utils.short_rate(rate) for rate in row["lr_maxs"])
-        lines.append(f"| {row['name']} | {loss} | {accuracy} % | {len(row['seeds'])} | {rates} |")
-    return "\n".join(lines)
-
-
-def deviation(values):
-    """Standard deviation over the seeds; 0 where there is one."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return "\n".join([markdown_table(head, lines), "", *words])
 
 
 @utils.styled
 def plot(rows, path=None):
-    """Training loss and test accuracy at the end against depth; bars are one standard deviation
-    over the seeds.
-    """
-    rows = [
-        row for row in rows if row["images"] == rows[0]["images"]
-    ]  # a file may hold several sizes
+    """Training loss and test accuracy at the end against depth; bars: one standard deviation."""
     fig = utils.new_figure(height_px=420)
     axes = fig.subplots(1, 2)
-    looks = (
-        (True, "with skip connections", utils.BLUE, "o-"),
-        (False, "plain network", utils.ORANGE, "s--"),
-    )
-    for ax, values, label in zip(axes, ("train_losses", "accuracies"), LABELS, strict=True):
-        for residual, name, colour, line in looks:
-            mine = [row for row in rows if row["changes"]["residual"] == residual]
-            depths, spread = (
-                [row["changes"]["depth"] for row in mine],
-                [deviation(row[values]) for row in mine],
-            )
-            ax.errorbar(
-                depths,
-                [np.mean(row[values]) for row in mine],
-                yerr=spread,
-                fmt=line,
-                color=colour,
-                lw=2.5,
-                ms=8,
-                capsize=5,
-                label=name,
-            )
+    labels = ("training loss in the last epoch", "test accuracy at the end (%)")
+    for ax, values, label in zip(axes, ("train_loss", "accuracies"), labels, strict=True):
+        for ending, name, colour, line in LOOKS:
+            found = [(depth, rows.get(f"resnet{depth}{ending}")) for depth in DEPTHS]
+            found = [(depth, runs) for depth, runs in found if runs]
+            if found:
+                ax.errorbar(
+                    [depth for depth, _ in found],
+                    [mean(runs, values) for _, runs in found],
+                    yerr=[spread(runs, values) for _, runs in found],
+                    fmt=line,
+                    color=colour,
+                    lw=2.5,
+                    ms=8,
+                    capsize=5,
+                    label=name,
+                )
         ax.set(xlabel="layers", ylabel=label)
-        ax.set_xticks(sorted({row["changes"]["depth"] for row in rows}))
+        ax.set_xticks(
+            sorted({depth_of(runs[0]["changes"]["network"])[0] for runs in rows.values()})
+        )
     axes[0].set_ylim(bottom=0)
     axes[0].legend(loc="best", fontsize=12)
-    numbers = [len(row["seeds"]) for row in rows]
-    seeds = f"{min(numbers)} to {max(numbers)}" if min(numbers) < max(numbers) else numbers[0]
+    numbers = sorted({len(runs) for runs in rows.values()})
+    seeds = " to ".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
     words = f"Mean over the seeds ({seeds} of each network); bars: one standard deviation"
     title = f"He et al.'s networks: does a deeper one learn more, or less?\n{words}"
-    return utils.finish(fig, title, note(rows[0]), path)
-
-
-LABELS = ("training loss in the last epoch", "test accuracy at the end (%)")
+    return utils.finish(fig, title, note(next(iter(rows.values()))[0]), path)
 
 
 def main(arguments=None):
-    parser = options("Depth, with and without skip connections.", limit=5000, seeds=3)
-    parser.add_argument(
-        "--depths", default=DEPTHS, metavar="N,…", help=f"layers, 6n + 2 each (default: {DEPTHS})"
+    parser = study.options(
+        "Depth, with and without skip connections.", seeds=3, precision="float32"
     )
-
-    def rows(args):
-        depths = [int(depth) if depth.isdecimal() else 0 for depth in args.depths.split(",")]
-        wrong = [depth for depth in depths if depth < 8 or depth % 6 != 2]
-        if wrong:
-            raise ValueError(f"depths are {args.depths!r}: give 6n + 2 each, such as 8,20,44,110")
-        return rows_of(depths)
-
-    study = start(parser, arguments, "depth", rows, batch_size=BATCH)
-
-    guarded(lambda: run_and_draw(study, table, plot))
+    this = study.start(parser, arguments, "depth", ROWS, recipe=RECIPE, batch_size=128)
+    study.main(this, table, plot)
 
 
 if __name__ == "__main__":

@@ -1,129 +1,134 @@
-"""Accuracy against the learning rate: one cycle with other peaks, and constant rates, beside what
-the range test finds.
+"""Accuracy against the learning rate: one cycle with other peaks, and constant rates.
 
-    python -m experiments.learning_rate      # 12,500 images -> misc/learning_rate.json, .png
+    python -m experiments.learning_rate      # 5,000 images -> misc/learning_rate.json, .png
 
-One cycle peaks at PEAKS times the LRMAX that the range test finds, a constant rate is CONSTANTS
-times the cycle's mean. The decay is scaled, so that the sum of rate x decay over the run is the
-same in every row. Runs that the ablation has finished on as many images are taken over.
+One cycle peaks at an eighth to four times the LRMAX that the range test finds, a constant rate is
+a sixteenth to four times the mean of the cycle's rates. Nothing else differs, and the decay stays
+the recipe's. The rows `recipe` and `constant` are the ablation's, and are not trained twice.
 """
 
 import numpy as np
 
 import utils
-from experiments.common import Results, Row, guarded, note, options, start
-from experiments.training import run_and_draw
+from experiments import study
+from experiments.results import mean, note, spread
+from experiments.study import Row
+from extras.report import markdown_table
 
-PEAKS, CONSTANTS = (1, 0.25, 4, 0.5, 2, 0.125), (1, 0.25, 4, 0.0625)  # the telling ones first
-MARKS = dict(
-    lr_min="LRMIN", lr_steepest="steepest descent", lr_minimum="minimum ÷ 10", lr_max="LRMAX"
-)
-
-KEYS = {
-    1: "recipe",
-    0.5: "lr_half",
-    2: "lr_double",
-}  # as in ablation.py, so that its runs count here too
-
+PEAKS = (0.125, 0.25, 0.5, 2, 4)
+CONSTANTS = (0.0625, 0.25, 4)
 ROWS = [
-    Row(
-        KEYS.get(factor, f"cycle_{factor:g}"),
-        f"one cycle, LRMAX × {factor:g}",
-        changes={} if factor == 1 else dict(lr_factor=factor),
-    )
+    Row("recipe", "one cycle, LRMAX × 1"),
+    Row("constant", "constant rate, the cycle's mean × 1", changes=dict(schedule="constant")),
+]
+ROWS += [
+    Row(f"cycle_{factor:g}", f"one cycle, LRMAX × {factor:g}", changes=dict(lr_factor=factor))
     for factor in PEAKS
-] + [
+]
+ROWS += [
     Row(
-        "constant" if factor == 1 else f"constant_{factor:g}",
+        f"constant_{factor:g}",
         f"constant rate, the cycle's mean × {factor:g}",
-        changes=dict(schedule="constant") | ({} if factor == 1 else dict(lr_factor=factor)),
+        changes=dict(schedule="constant", lr_factor=factor),
     )
     for factor in CONSTANTS
 ]
+MARKS = dict(
+    lr_min="LRMIN", lr_steepest="steepest descent", lr_minimum="minimum ÷ 10", lr_max="LRMAX"
+)
+LOOKS = (
+    ("cycle", "one cycle, by its peak", utils.BLUE, "o-"),
+    ("constant", "constant rate", utils.ORANGE, "s--"),
+)
 
 
-def take_over(study, path):
-    """Copy the runs that another experiment has finished already."""
-    others = Results(path)
-    for row in study.chosen:
-        about = study.about(row)
-        for seed in (others.find(about) or {"seeds": []})["seeds"]:
-            if not study.results.run(about, seed):
-                study.results.add(
-                    about, dict(name=row.name, note=row.note), others.run(about, seed)
-                )
+def rate_rows(rows):
+    """The rows that change the rate alone, each with the seeds that all of them have."""
+    found = {
+        key: runs
+        for key, runs in rows.items()
+        if runs[0]["changes"].keys() <= {"schedule", "lr_factor"}
+        and runs[0]["changes"].get("schedule", "cycle") in ("cycle", "constant")
+    }
+    seeds = [{run["seed"] for run in runs} for runs in found.values()]
+    shared = set.intersection(*seeds) if seeds else set()
+    return {key: [run for run in runs if run["seed"] in shared] for key, runs in found.items()}
+
+
+def by_rate(rows, schedule):
+    """(rate, runs) of the rows under one cycle, or at constant rates, the lowest rate first."""
+    found = [
+        (mean(runs, "lr_max"), runs)
+        for runs in rate_rows(rows).values()
+        if runs and runs[0]["changes"].get("schedule", "cycle") == schedule
+    ]
+    return sorted(found, key=lambda pair: pair[0])
 
 
 def table(rows):
     """Rates and accuracies in Markdown."""
-    lines = ["| row | peak or constant rate | decay | sum of rate × decay | accuracy |"]
-    lines += ["| :--- | ---: | ---: | ---: | ---: |"]
-    for row in rows:
-        spread = f" ± {row['std']:.2f}" if len(row["seeds"]) > 1 else ""
-        rate, decay, shrinkage = (
-            np.mean(row[name]) for name in ("lr_maxs", "weight_decays", "shrinkages")
-        )
-        lines.append(
-            f"| {row['name']} | {rate:.1e} | {decay:.2g} | {shrinkage:.2f} | {row['mean']:.2f}{spread} % |"
-        )
-    return "\n".join(lines)
+    lines = []
+    for schedule, name, *_ in LOOKS:
+        for rate, runs in by_rate(rows, schedule):
+            accuracy = f"{mean(runs, 'accuracies'):.2f} %"
+            factor = runs[0]["changes"].get("lr_factor", 1)
+            lines.append((name, f"{factor:g}", utils.short_rate(rate), len(runs), accuracy))
+    return markdown_table(("schedule", "factor", "rate", "seeds", "accuracy"), lines)
+
+
+def finding(rows):
+    """By how much the best cycle is above the best constant rate, as a title."""
+    best = {}
+    for schedule, *_ in LOOKS:
+        values = [mean(runs, "accuracies") for _, runs in by_rate(rows, schedule)]
+        if not values:
+            return "Accuracy against the learning rate"
+        best[schedule] = max(values)
+    gap = best["cycle"] - best["constant"]
+    where = "above" if gap > 0 else "below"
+    return f"One cycle ends {abs(gap):.1f} points {where} the best constant rate"
 
 
 @utils.styled
 def plot(rows, path=None):
-    """Test accuracy against the rate, and below, on the same axis, what the range test reads off
-    its curve.
-    """
+    """Test accuracy against the rate; below, on the same axis, what the range test reads off."""
     fig = utils.new_figure(height_px=520)
     ax, below = fig.subplots(2, sharex=True, height_ratios=[4, 1])
-    looks = (
-        ("cycle", "one cycle, by its peak", utils.BLUE, "o-"),
-        ("constant", "constant rate", utils.ORANGE, "s--"),
-    )
-    for kind, name, colour, line in looks:
-        mine = [row for row in rows if row["changes"].get("schedule", "cycle") == kind]
-        mine.sort(key=lambda row: np.mean(row["lr_maxs"]))
-        x, y = [np.mean(row["lr_maxs"]) for row in mine], [row["mean"] for row in mine]
-        ax.errorbar(
-            x,
-            y,
-            yerr=[row["std"] for row in mine],
-            fmt=line,
-            color=colour,
-            lw=2.5,
-            ms=8,
-            capsize=5,
-            label=name,
-        )
+    first = next(iter(rows.values()))[0]
+    for schedule, name, colour, line in LOOKS:
+        found = by_rate(rows, schedule)
+        rates = [rate for rate, _ in found]
+        accuracies = [mean(runs, "accuracies") for _, runs in found]
+        ax.plot(rates, accuracies, line, color=colour, lw=2.5, ms=8, label=name)
+        several = any(len(runs) > 1 for _, runs in found)
+        if several:
+            bars = [spread(runs, "accuracies") for _, runs in found]
+            ax.errorbar(rates, accuracies, yerr=bars, fmt="none", color=colour, lw=2, capsize=5)
     ax.set(ylabel="test accuracy at the end (%)", xscale="log")
     ax.legend(loc="best", fontsize=12)
-    tests = next((row["range_tests"] for row in rows if row["key"] == "recipe"), [])
+    shown = rate_rows(rows).values()
+    tests = [run["range_test"] for runs in shown for run in runs if not run["changes"]]
     for height, mark in enumerate(MARKS):
         rates = [test[mark] for test in tests]
         below.plot(rates, [height] * len(rates), "|", color=utils.GREEN, ms=14, mew=3)
         if rates:
+            middle = np.exp(np.log(rates).mean())
             for each in (ax, below):
-                each.axvline(np.exp(np.log(rates).mean()), color=utils.GREEN, lw=1, ls=":")
+                each.axvline(middle, color=utils.GREEN, lw=1, ls=":")
     below.set_yticks(range(len(MARKS)), MARKS.values(), size=12)
     below.set(xlabel="learning rate (log scale)", ylim=(-0.6, len(MARKS) - 0.4))
     below.xaxis.set_major_formatter(utils.short_rate)
-    words = "Below: what the range test finds, a mark for each seed"
-    if any(len(row["seeds"]) > 1 for row in rows):
-        words += "; bars: one standard deviation"
-    return utils.finish(fig, f"Accuracy against the learning rate\n{words}", note(rows[0]), path)
+    seeds = "each seed's range test" if len(tests) > 1 else "the range test"
+    words = f"Below: what {seeds} finds"
+    words += "; bars: one standard deviation" if several else ". One run for each point"
+    return utils.finish(fig, f"{finding(rows)}\n{words}", note(first), path)
 
 
 def main(arguments=None):
-    parser = options(
-        "Accuracy against the learning rate, with one cycle and without.", limit=12_500, seeds=1
+    parser = study.options("Accuracy against the learning rate, with one cycle and without.")
+    study.main(
+        study.start(parser, arguments, "learning_rate", ROWS, others=["ablation"]), table, plot
     )
-    study = start(parser, arguments, "learning_rate", ROWS)
-
-    def work():
-        take_over(study, study.results.path.with_name("ablation.json"))
-        return run_and_draw(study, table, plot)
-
-    guarded(work)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""The networks that are compared: the assignment's, and the CIFAR-10 networks of He et al., with
-and without additions.
+"""The networks that are compared: the assignment's, and those of He et al. for CIFAR-10.
 
 model = ResNet(depth=20)                      # 0.27 million parameters
 model = ResNet(depth=20, residual=False)      # the plain network: the same layers, nothing is added
-model = make_model({"depth": 44, "residual": False}, num_classes=10)
+model = make_model("resnet44_plain", num_classes=10)
 """
 
 import torch
@@ -13,6 +12,8 @@ from torch.nn import functional as F
 import models
 
 FC_SCALE = 1 / 8  # what models.CustomResNet multiplies its FC's initial weights by
+LOGITS = 1 / 8  # what the row logits_8 multiplies the logits by, in every step
+OURS = ("s10_model", "s10_plain", "s10_unscaled", "s10_logits_8")
 
 
 class Block(nn.Module):
@@ -25,44 +26,44 @@ class Block(nn.Module):
 
     def __init__(self, in_channels, channels, stride, residual):
         super().__init__()
-        self.stride, self.more, self.residual = stride, channels - in_channels, residual
-        self.conv1 = nn.Conv2d(
-            in_channels, channels, kernel_size=3, stride=stride, padding=1, bias=False
-        )
+        self.stride = stride
+        self.new_channels = channels - in_channels
+        self.residual = residual
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
 
     def forward(self, x):
-        r = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        r = F.relu(self.bn1(self.conv1(x)))
+        r = self.bn2(self.conv2(r))
         return F.relu(r + self.shortcut(x) if self.residual else r)
 
     def shortcut(self, x):
-        """Their option A: every second pixel, zeros as new channels; no parameters that a plain
-        network lacks.
-        """
-        return (
-            F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
-            if self.more
-            else x
-        )
+        """Their option A, without parameters: every second pixel, and zeros as new channels."""
+        if not self.new_channels:
+            return x
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
 class ResNet(nn.Module):
-    """He et al.'s network for CIFAR-10: a convolution, three stages of blocks with 16, 32 and 64
-    channels, FC.
+    """He et al.'s network: a convolution, three stages of blocks with 16, 32, 64 channels, FC.
+
+    Images (N, 3, 32, 32) -> log-probabilities (N, num_classes), float32.
 
     Args:
-        depth: layers with weights, 6n + 2: n blocks of two convolutions in each stage. 8, 14, 20,
-            32, 44, 56, 110 …
+        depth: layers with weights, 6n + 2: n blocks of two convolutions in each stage.
         residual: False leaves out the additions, and nothing else.
+
+    Raises ValueError for another depth.
     """
 
     def __init__(self, depth, num_classes=10, residual=True):
         super().__init__()
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"depth is {depth}: give 6n + 2, such as 8, 20, 44 or 110")
-        blocks, channels = [], 16
+        blocks = []
+        channels = 16
         for width in (16, 32, 64):
             for _ in range((depth - 2) // 6):
                 blocks.append(Block(channels, width, 1 if width == channels else 2, residual))
@@ -72,34 +73,44 @@ class ResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.fc = nn.Linear(64, num_classes)
         for layer in self.modules():
-            if isinstance(
-                layer, nn.Conv2d
-            ):  # He et al.'s own initialisation (2015, arXiv:1502.01852)
+            if isinstance(layer, nn.Conv2d):  # their own initialisation (2015, arXiv:1502.01852)
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x):
         x = self.blocks(F.relu(self.bn(self.conv(x))))
-        return F.log_softmax(
-            self.fc(x.mean(dim=(2, 3))).float(), dim=1
-        )  # in float32, as in models.py
+        x = x.mean(dim=(2, 3))
+        return F.log_softmax(self.fc(x).float(), dim=1)  # in float32, as in models.py
 
 
-def make_model(changes, num_classes=10):
-    """The network of a row: `depth` for He et al.'s, else the assignment's; `residual` and
-    `fc_scale` change it.
+class SmallLogits(nn.Module):
+    """Log-softmax of the logits × 1/8, for good: what fast code bases do (Page 2018)."""
+
+    def forward(self, logits):
+        return F.log_softmax(logits * LOGITS, dim=1)
+
+
+def make_model(name, num_classes=10):
+    """Make a network by its name.
+
+    "s10_model" and "s10_plain"; "s10_unscaled", whose FC is as PyTorch initialises it;
+    "s10_logits_8", the same with logits × 1/8 in every step; "resnet44" or "resnet44_plain" for any
+    depth of He et al.'s.
     """
-    residual = changes.get("residual", True)
-    if "depth" in changes:
-        return ResNet(changes["depth"], num_classes, residual)
-    model = models.CustomResNet(num_classes, residual)
-    with torch.no_grad():
-        model.fc.weight.mul_(changes.get("fc_scale", FC_SCALE) / FC_SCALE)
+    if name.startswith("resnet"):
+        depth, residual = depth_of(name)
+        return ResNet(depth, num_classes, residual)
+    if name not in OURS:
+        raise ValueError(f"network is {name!r}: choose one of {', '.join(OURS)}, or resnetN")
+    model = models.CustomResNet(num_classes, residual=name != "s10_plain")
+    if name in ("s10_unscaled", "s10_logits_8"):
+        with torch.no_grad():
+            model.fc.weight.div_(FC_SCALE)  # a power of two: exactly what PyTorch drew
+    if name == "s10_logits_8":
+        model.softmax = SmallLogits()
     return model
 
 
-def model_name(changes):
-    """ "s10_model", "s10_plain", "resnet20", "resnet20_plain"."""
-    plain = not changes.get("residual", True)
-    if "depth" in changes:
-        return f"resnet{changes['depth']}" + "_plain" * plain
-    return "s10_plain" if plain else "s10_model"
+def depth_of(name):
+    """(layers, whether it has skip connections) of "resnet44", "resnet44_plain"."""
+    depth = name.removeprefix("resnet").removesuffix("_plain")
+    return int(depth), not name.endswith("_plain")

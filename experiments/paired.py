@@ -1,173 +1,228 @@
-"""Differences to a reference row with 95 % intervals, paired by seed and by test image; as a table
-and as a figure.
+"""Differences to a reference row with 95 % intervals, paired by seed and by test image.
 
-    found = differences(rows, "recipe")       # rows of a results file, all of one size
+    found = differences(rows("misc/ablation.json", images=5000))        # experiments.results.rows
+    print(comparison(rows("misc/depth.json"), "resnet44", "resnet8"))
 
-Two kinds of chance are in an interval: which test images there are (a paired bootstrap over them,
-from SciPy), and the seed. Two or three seeds alone tell little about a row's spread, so it is
-estimated from all rows together, as in an
-analysis of variance with seeds as blocks: what is left of an accuracy once the mean of its row and
-that of its seed are taken away. That supposes that all rows spread alike. Of twenty rows without an
-effect, one has an interval without zero all the same.
+Two kinds of chance are in an interval. *Which test images there are*: the standard deviation of the
+difference over the images, divided by the root of their number. *The seed*: two or three runs tell
+little about a row's spread, so it is estimated from all rows together, as in an analysis of
+variance with seeds as blocks: what is left of an accuracy once the mean of its row and that of its
+seed are taken away. That supposes that all rows spread alike.
+
+Which images a run happens to get wrong changes with its seed. This noise is in both estimates, and
+is taken out of one. The quantile is Student's, with the degrees of freedom of the sum (Welch 1947).
+Of twenty rows without an effect, one has an interval without zero all the same.
 """
 
 import math
 
 import numpy as np
+from scipy.stats import t  # installed with albumentations
 
 import utils
-from experiments.common import note
-from experiments.training import unpack
+from experiments.results import mean, note, spread, unpack
+from extras.report import markdown_table
 
 
-def differences(rows, reference="recipe"):
-    """A dict for each row but the reference, the best first: key, name, difference, low, high,
-    seeds, seed_noise.
+def differences(rows, reference=None):
+    """Compare each row with the reference.
 
-    In percentage points, over the seeds that both have; a row without any in common is left out.
-    seed_noise is False
-    where no row has two: then the interval knows of the test images alone.
+    Args:
+        rows: {key: runs}, from `experiments.results.rows`.
+        reference: a key; None: the row that changes nothing.
+
+    Returns:
+        A dict for each other row, the best first: key, name, difference, low, high (percentage
+        points), seeds (that both rows have), seed_noise (False where no row has two seeds: then
+        the interval knows of the test images alone).
     """
-    recipe = next((row for row in rows if row["key"] == reference), None)
-    if recipe is None:
+    reference = reference or unchanged(rows)
+    if reference not in rows:
         return []
-    spread, freedom = seed_spread(rows, recipe)
+    base = correct_images(rows[reference])
+    others = {key: correct_images(runs) for key, runs in rows.items() if key != reference}
+    spreads = seed_spread([base, *others.values()])
     found = []
-    for row in rows:
-        seeds = [seed for seed in row["seeds"] if seed in recipe["seeds"]]
-        if row is recipe or not seeds:
+    for key, other in others.items():
+        seeds = [seed for seed in other if seed in base]
+        if not seeds:
             continue
-        by_seed = np.stack(
-            [correct(row, seed).astype(float) - correct(recipe, seed) for seed in seeds]
-        )
-        by_image = 100 * by_seed.mean(axis=0)
-        variance = image_error(by_image) ** 2 + (2 * spread**2 / len(seeds) if freedom else 0)
-        half = quantile(freedom) * math.sqrt(variance)
+        by_image = np.mean([other[seed] - base[seed] for seed in seeds], axis=0)
         middle = float(by_image.mean())
+        half = half_width(by_image, len(seeds), *spreads)
         found.append(
             dict(
-                key=row["key"],
-                name=row["name"],
+                key=key,
+                name=rows[key][0]["name"],
                 difference=middle,
                 low=middle - half,
                 high=middle + half,
                 seeds=len(seeds),
-                seed_noise=bool(freedom),
+                seed_noise=spreads[2] > 0,
             )
         )
     return sorted(found, key=lambda one: -one["difference"])
 
 
-def correct(row, seed):
-    """Which test images a run got right, as booleans."""
-    return unpack(row["correct"][row["seeds"].index(seed)], row["test_images"])
+def unchanged(rows):
+    """The key of the row that changes nothing, or None."""
+    return next((key for key, runs in rows.items() if not runs[0]["changes"]), None)
 
 
-def image_error(by_image):
-    """Standard error of the mean of paired differences, one for each test image."""
-    from scipy.stats import bootstrap  # installed with albumentations
-
-    if np.ptp(by_image) == 0:  # all alike: nothing to draw from
-        return 0.0
-    drawn = bootstrap(
-        (by_image,),
-        np.mean,
-        n_resamples=2000,
-        batch=100,
-        method="basic",
-        rng=np.random.default_rng(0),
-    )
-    return float(drawn.standard_error)
+def correct_images(runs):
+    """{seed: 100 for each test image that the run got right, else 0}."""
+    return {run["seed"]: 100.0 * unpack(run["correct"], run["test_images"]) for run in runs}
 
 
-def seed_spread(rows, recipe):
-    """(standard deviation of a run about its row and its seed, degrees of freedom; 0 where it
-    cannot be told).
+def seed_spread(table):
+    """How much runs scatter about their rows and seeds, from the rows that have the seeds in common.
+
+    Args:
+        table: a {seed: by image} for each row, the reference first.
+
+    Returns:
+        (variance of an accuracy, the part of it that is which images a run happens to get wrong,
+        degrees of freedom); the last is 0 where no other row has two seeds in common with the
+        reference.
     """
-    several = [row for row in rows if len(set(row["seeds"]) & set(recipe["seeds"])) > 1]
-    seeds = sorted(set(recipe["seeds"]).intersection(*(row["seeds"] for row in several)))
+    several = [row for row in table if len(row.keys() & table[0].keys()) > 1]
+    seeds = sorted(set(table[0]).intersection(*several))
     freedom = (len(several) - 1) * (len(seeds) - 1)
     if freedom < 1:
-        return 0.0, 0
-    table = np.array(
-        [[row["accuracies"][row["seeds"].index(seed)] for seed in seeds] for row in several]
-    )
-    left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    return math.sqrt((left**2).sum() / freedom), freedom
+        return 0.0, 0.0, 0
+    right = np.array([[row[seed] for seed in seeds] for row in several])  # row, seed, image
+    left = right - right.mean(axis=1, keepdims=True) - right.mean(axis=0)
+    left += right.mean(axis=(0, 1))
+    total = (left.mean(axis=2) ** 2).sum() / freedom
+    of_images = left.var(axis=2, ddof=1).sum() / freedom / right.shape[2]
+    return float(total), float(of_images), freedom
 
 
-def quantile(freedom):
-    """Half the width of a 95 % interval, in standard errors."""
-    from scipy.stats import norm, t
+def half_width(by_image, seeds, total, of_images, freedom):
+    """Half the width of a 95 % interval.
 
-    return float(t.ppf(0.975, freedom) if freedom else norm.ppf(0.975))
-
-
-def table(rows, reference="recipe"):
-    """The rows of one size as a table in Markdown: the reference first, the others by their
-    difference to it.
+    Args:
+        by_image: difference of the two rows for each test image, mean over `seeds` seeds.
+        total, of_images, freedom: from `seed_spread`.
     """
-    found = {one["key"]: one for one in differences(rows, reference)}
-    place = {key: at for at, key in enumerate([reference, *found])}
-    lines = [f"{note(rows[0])}, accuracy on {rows[0]['test_images']:,} images", ""]
-    lines += ["| row | accuracy | seeds | difference, 95 % interval | LRMAX | decay | minutes |"]
-    lines += ["| :--- | ---: | ---: | ---: | ---: | ---: | ---: |"]
-    for row in sorted(rows, key=lambda row: place.get(row["key"], len(place))):
-        spread = f" ± {row['std']:.2f}" if len(row["seeds"]) > 1 else ""
-        one = found.get(row["key"])
+    images = len(by_image)
+    both = by_image.var(ddof=1) / images  # the images, and which of them these runs get wrong
+    if not freedom:
+        return float(t.ppf(0.975, images - 1)) * math.sqrt(both)
+    by_seed = 2 * total / seeds  # of two rows
+    by_row = max(0.0, both - 2 * of_images / seeds)  # the images alone
+    variance = max(by_row + by_seed, both)  # a seed adds noise, and never takes any away
+    if variance == 0:
+        return 0.0
+    welch = variance**2 / (by_row**2 / (images - 1) + by_seed**2 / freedom)
+    return float(t.ppf(0.975, max(welch, freedom))) * math.sqrt(variance)
+
+
+def comparison(rows, better, worse):
+    """Two named rows in a sentence; the spread over seeds is estimated from these two alone."""
+    found = differences({key: rows[key] for key in (worse, better)}, worse)
+    if not found:
+        return f"{better} and {worse} have no seed in common."
+    one = found[0]
+    reach = "other seeds and test images" if one["seed_noise"] else "other test images only"
+    return (
+        f"{one['name']}, beside {rows[worse][0]['name']}: {one['difference']:+.1f} points "
+        f"({one['low']:+.1f} to {one['high']:+.1f}; 95 %, {one['seeds']} seeds, {reach})"
+    )
+
+
+def table(rows, reference=None):
+    """The rows in Markdown: the reference first, the others by their difference to it."""
+    reference = reference or unchanged(rows)
+    found = differences(rows, reference)
+    by_key = {one["key"]: one for one in found}
+    order = [key for key in (reference, *by_key) if key in rows]
+    lines = []
+    for key in order + [key for key in rows if key not in order]:
+        runs = rows[key]
+        one = by_key.get(key)
+        accuracy = f"{mean(runs, 'accuracies'):.2f}"
+        if len(runs) > 1:
+            accuracy += f" ± {spread(runs, 'accuracies'):.2f}"
         gap = f"{one['difference']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f})" if one else ""
-        rates, minutes = np.mean(row["lr_maxs"]), np.mean(row["seconds"]) / 60
-        cells = (
-            row["name"],
-            f"{row['mean']:.2f}{spread} %",
-            len(row["seeds"]),
-            gap,
-            utils.short_rate(rates),
-            f"{np.mean(row['weight_decays']):.2g}",
-            f"{minutes:.0f}",
+        mirrored = [run["accuracies_mirrored"][0] for run in runs if "accuracies_mirrored" in run]
+        lines.append(
+            (
+                runs[0]["name"],
+                f"{accuracy} %",
+                f"{np.mean(mirrored):.2f} %" if mirrored else "",
+                len(runs),
+                gap,
+                ", ".join(utils.short_rate(run["lr_max"]) for run in runs),
+                f"{mean(runs, 'weight_decay'):.2g}",
+            )
         )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    words = [f"{row['name']}: {row['note']}." for row in rows if row["note"]]
-    return "\n".join([*lines, "", interval_words(list(found.values())), *words])
+    head = ("row", "accuracy", "mirrored too", "seeds", "difference, 95 %", "LRMAX", "decay")
+    first = rows[order[0] if order else next(iter(rows))][0]
+    words = [f"{runs[0]['name']}: {runs[0]['note']}." for runs in rows.values() if runs[0]["note"]]
+    about = f"{note(first)}; accuracy on {first['test_images']:,} images"
+    return "\n".join([about, "", markdown_table(head, lines), "", reach_of(found), *words])
 
 
-def interval_words(found):
+def reach_of(found):
     """What the intervals cover."""
     if all(one["seed_noise"] for one in found):
         return "Intervals: 95 %, for other seeds and other test images."
     return "Intervals: 95 %, for other test images only; another seed may lie outside."
 
 
+def finding(rows, found):
+    """The largest loss by a single change, as a title."""
+    single = [one for one in found if len(rows[one["key"]][0]["changes"]) == 1]
+    worst = (single or found)[-1]
+    if not single or worst["difference"] >= 0:
+        return f"{worst['name']}: {worst['difference']:+.1f} points"
+    return f"Largest loss by a single change: {worst['name']}, {-worst['difference']:.1f} points"
+
+
 @utils.styled
-def plot(rows, reference="recipe", title="Difference to the recipe in test accuracy", path=None):
-    """The differences with their intervals, sorted; grey where the interval includes zero."""
+def plot(rows, reference=None, title=None, path=None):
+    """The differences with their intervals, sorted; grey where the interval includes zero.
+
+    Returns the figure, or None where there is nothing to compare.
+    """
+    reference = reference or unchanged(rows)
     found = differences(rows, reference)
     if not found:
         return None
     fig = utils.new_figure(height_px=90 + 38 * len(found))
     ax = fig.subplots()
     for at, one in enumerate(found):
-        significant = one["low"] > 0 or one["high"] < 0
-        colour = (
-            (utils.BLUE if one["difference"] > 0 else utils.ORANGE) if significant else utils.GREY
-        )
-        reach = [[one["difference"] - one["low"]], [one["high"] - one["difference"]]]
+        colour, mark, fill = look(one)
+        reach = (one["high"] - one["low"]) / 2
         ax.errorbar(
             one["difference"],
             at,
             xerr=reach,
-            fmt="o" if significant else "D",
+            fmt=mark,
             color=colour,
+            mfc=fill,
             ms=8,
             lw=3,
             capsize=5,
-            mfc=colour if significant else "white",
         )
     ax.axvline(0, color=utils.INK, lw=1.5)
     ax.set_yticks(range(len(found)), [one["name"] for one in found])
-    ax.set(
-        xlabel="percentage points (right: better than the recipe)", ylim=(len(found) - 0.5, -0.5)
+    ax.set(ylim=(len(found) - 0.5, -0.5))
+    ax.set_xlabel(
+        f"percentage points of test accuracy, beside {mean(rows[reference], 'accuracies'):.1f} %"
     )
     ax.grid(axis="y", visible=False)
-    words = f"{interval_words(found)} Grey, hollow: within noise"
-    return utils.finish(fig, f"{title}\n{words}", note(rows[0]), path)
+    noise = sum(one["low"] <= 0 <= one["high"] for one in found)
+    words = f"{reach_of(found)} Grey, hollow: within noise ({noise} of {len(found)})"
+    title = title or finding(rows, found)
+    return utils.finish(fig, f"{title}\n{words}", note(rows[reference][0]), path)
+
+
+def look(one):
+    """Colour, marker and its fill: blue for better, orange for worse, grey for neither."""
+    if one["low"] > 0:
+        return utils.BLUE, "o", utils.BLUE
+    if one["high"] < 0:
+        return utils.ORANGE, "o", utils.ORANGE
+    return utils.GREY, "D", "white"
