@@ -1,16 +1,16 @@
-"""Predict the class of your own photos.
+"""What does the network see in your own photos?
 
-    python examples/predict.py my-cat.jpg boat.png                              # with
-    misc/s10_model.pt python examples/predict.py my-cat.jpg --weights runs/s10/s10_model.pt       #
-    those of your run
+    python examples/predict.py                       # the cat that lies beside this file
+    python examples/predict.py my-cat.jpg boat.png   # with the weights in misc/
+    python examples/predict.py my-cat.jpg --weights runs/s10/s10_model.pt
 
 Prints the five likeliest classes of each photo and draws them into predictions.png. A photo is cut
-to the square in its middle and made 32x32 by averaging, as CIFAR-10 was. The network names one of
-its own classes for anything.
+to the square in its middle and shrunk to 32x32 pixels by averaging, as CIFAR-10 was. The network
+knows nothing but its own classes, and names one of them for anything.
 """
 
 import argparse
-import json
+import os
 import sys
 from pathlib import Path
 
@@ -19,14 +19,17 @@ sys.path.insert(0, str(ROOT))  # the helper files are one folder up
 
 import numpy as np  # noqa: E402
 
-import utils as ut  # noqa: E402
+import utils  # noqa: E402
+
+PHOTO = Path(__file__).with_name("cat.jpg")
+MOST = 50  # photos in a figure
 
 
 def read_photos(paths):
     """Read photos of any size.
 
     Args:
-        paths: a list of paths; or "upload", which asks for files in Colab.
+        paths: a path, a list of paths, or "upload", which asks for files in Colab.
 
     Returns:
         images (N, 32, 32, 3) uint8, what the network sees, and originals, a list of (160, 160, 3)
@@ -41,122 +44,135 @@ def read_photos(paths):
         from google.colab import files
 
         paths = list(files.upload())
+    if isinstance(paths, str | os.PathLike):  # a string is a list too: of its letters
+        paths = [paths]
     images = [read_image(path) for path in paths]
-    return np.array(images, np.uint8).reshape(-1, 32, 32, 3), [
-        read_image(path, 160) for path in paths
-    ]
+    originals = [read_image(path, 160) for path in paths]
+    return np.array(images, np.uint8).reshape(-1, 32, 32, 3), originals
 
 
 def predict_images(model, images, mean, std):
-    """Class probabilities (N, C) of (N, H, W, 3) uint8 images, for a network trained with these
-    statistics.
+    """Class probabilities (N, C) of (N, H, W, 3) uint8 images.
+
+    mean, std: of the images that the network was trained on, by channel.
     """
     import torch
 
     import dataset
     from test import predict
 
-    batch = (
-        dataset.normalise_images(images, mean, std),
-        torch.zeros(len(images)),
-    )  # the labels are not known
-    return predict(model, next(model.parameters()).device, [batch])[0]
+    device = next(model.parameters()).device
+    unknown = torch.zeros(len(images), dtype=torch.int64)  # labels, which `predict` does not use
+    batch = (dataset.normalise_images(images, mean, std), unknown)
+    return predict(model, device, [batch])[0]
 
 
-@ut.styled
+def likeliest(probabilities, classes, k=5):
+    """The k most probable classes of one image, as pairs of name and probability."""
+    best = np.argsort(-probabilities, kind="stable")[:k]
+    return [(classes[i], float(probabilities[i])) for i in best]
+
+
+@utils.styled
 def plot_predictions(
     images, probabilities, classes, *, originals=None, note="", path=None
-) -> ut.Figure:
-    """The five most probable classes of each of the first 50 images.
+) -> utils.Figure:
+    """Draw the five most probable classes of each image, at most 50 images.
 
-    probabilities: (N, C), 0 to 1. originals: the images before they were shrunk, shown beside them.
+    images: N of them, as the network sees them. probabilities: (N, C). originals: the photos before
+    they were shrunk, shown beside them.
     """
-    ut.check_lengths(images=images, probabilities=probabilities, originals=originals)
-    probabilities = ut.check_shape("probabilities", probabilities, len(images), len(classes))
-    shown, columns, side = range(min(50, len(images))), 2 if originals is None else 1, 128
-    width, height = (ut.WIDTH - 2 * ut.MARGIN) / columns, side + 46
-    fig = ut.new_figure(ut.WIDTH, -(-len(shown) // columns) * height, None)
-    for i in shown:
-        x, y, end = (
-            ut.MARGIN + i % columns * width,
-            i // columns * height,
-            ut.MARGIN + (i % columns + 1) * width,
-        )
-        for name, source in (("original", originals), ("the network sees", images)):
-            if source is not None:
-                ut.put_text(fig, x, y, name, size=ut.SMALL, color=ut.GREY)
-                ut.put_image(fig, source[i], x, y + 22, side)
-                x += side + 8
-        best = np.argsort(-probabilities[i], kind="stable")[:5]
-        ax = fig.add_axes(
-            ut.box(fig, x + 112, y + 22, end - x - 112 - 66, side), xlim=(0, 1), ylim=(4.5, -0.5)
-        )
-        bars = ax.barh(
-            range(len(best)), probabilities[i, best], color=[ut.BLUE] + 4 * [ut.SKY], height=0.72
-        )
-        ax.bar_label(bars, [f"{100 * p:.1f} %" for p in probabilities[i, best]], padding=4, size=12)
-        for place, c in enumerate(best):
-            middle = y + 22 + (place + 0.5) * side / 5
-            ut.put_text(fig, x + 106, middle, classes[c], 104, size=12, ha="right", va="center")
-        ax.axis("off")
-    more = f" (the first 50 of {len(images)})" if len(images) > 50 else ""
-    return ut.finish(
-        fig,
-        f"What the network takes each image for{more}\nThe five most probable classes",
-        note,
-        path,
-    )
+    if len(images) == 0:
+        raise ValueError("images is empty, so there is nothing to draw: give at least one")
+    shown = min(MOST, len(images))
+    columns = {"the network sees": images}
+    if originals is not None:
+        columns = {"the photo": originals, **columns}
+
+    fig = utils.new_figure(utils.WIDTH, 170 * shown)
+    widths = [2] * len(columns) + [5]
+    axes = fig.subplots(shown, len(widths), width_ratios=widths, squeeze=False)
+    for i, row in enumerate(axes):
+        for ax, (name, pictured) in zip(row, columns.items(), strict=False):
+            ax.imshow(pictured[i], interpolation="nearest")
+            ax.set_title(name, size=11, color=utils.GREY)
+            ax.axis("off")
+        draw_bars(row[-1], likeliest(np.asarray(probabilities[i]), classes))
+    title = "What the network takes each image for"
+    if shown < len(images):
+        title += f" (the first {shown} of {len(images)})"
+    return utils.finish(fig, f"{title}\nThe five most probable classes", note, path)
 
 
-def main(arguments=None):
+def draw_bars(ax, best):
+    """Names and probabilities as horizontal bars, the most probable one on top."""
+    names = [name if len(name) <= 16 else f"{name[:15]}…" for name, _ in best]
+    values = [probability for _, probability in best]
+    places = range(len(best))  # not the names: shortened ones may be equal
+    bars = ax.barh(places, values, height=0.7, color=[utils.BLUE] + [utils.SKY] * (len(best) - 1))
+    ax.bar_label(bars, [f"{value:.1%}" for value in values], padding=4, size=12)
+    ax.set_yticks(places, names)
+    ax.set(xlim=(0, 1.2), xticks=[])
+    ax.invert_yaxis()
+    ax.grid(False)
+    ax.spines[["left", "bottom"]].set_visible(False)
+    ax.tick_params(length=0)
+
+
+def parse(arguments):
     parser = argparse.ArgumentParser(description="Predict the class of photos.")
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files of any size")
+    parser.add_argument(
+        "photos",
+        nargs="*",
+        default=[PHOTO],
+        metavar="PHOTO",
+        help="image files of any size (default: the cat in examples/)",
+    )
     parser.add_argument(
         "--weights",
         type=Path,
         default=ROOT / "misc" / "s10_model.pt",
-        help="with results.json beside",
+        help="with the results.json of their run beside them (default: misc/s10_model.pt)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("predictions.png"),
-        help="the figure (default: %(default)s)",
+        help="the figure (default: predictions.png)",
     )
-    args = parser.parse_args(arguments)
-    results = args.weights.with_name("results.json")
-    try:
-        for path in (args.weights, results):
-            if not path.is_file():
-                raise ValueError(
-                    f"{path} is missing: train first (python main.py), or give --weights of a run"
-                )
-        try:
-            numbers = json.loads(results.read_text(encoding="utf-8"))
-            classes, mean, std, data = (
-                numbers[name] for name in ("classes", "mean", "std", "data")
-            )
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{results} is damaged: take the one of the run that made the weights"
-            ) from None
-        images, originals = read_photos(args.photos)
+    return parser.parse_args(arguments)
 
-        import models
-        from extras.settings import pick_device
 
-        device = pick_device()
-        model = models.load_weights(args.weights, len(classes)).to(device)
-        probabilities = predict_images(model, images, mean, std)
-        for path, row in zip(args.photos, probabilities, strict=True):
-            print(
-                f"{path}: "
-                + ", ".join(f"{classes[i]} {row[i]:.1%}" for i in row.argsort()[::-1][:5])
-            )
-        note = f"trained on {data}"
-        plot_predictions(
-            images, probabilities, classes, originals=originals, note=note, path=args.out
+def run(args):
+    """Predict, print and draw."""
+    images, originals = read_photos(args.photos)
+
+    import models
+    from extras.hardware import pick_device
+
+    if not args.weights.is_file():
+        raise ValueError(
+            f"{args.weights} is missing: train first (python main.py), or give --weights of a run"
         )
+    about = models.about_weights(args.weights)
+    model = models.load_weights(args.weights).to(pick_device())
+    probabilities = predict_images(model, images, about["mean"], about["std"])
+    for path, row in zip(args.photos, probabilities, strict=True):
+        named = [f"{name} {share:.1%}" for name, share in likeliest(row, about["classes"])]
+        print(f"{path}: {', '.join(named)}")
+    plot_predictions(
+        images,
+        probabilities,
+        about["classes"],
+        originals=originals,
+        note=f"weights: {args.weights.name}",
+        path=args.out,
+    )
+
+
+def main(arguments=None):
+    try:
+        run(parse(arguments))
     except (OSError, ValueError) as error:
         sys.exit(f"predict.py: {error}")
 
