@@ -74,9 +74,8 @@ class CustomResNet(nn.Module):
 
         x = self.layer1(x)  # (N, 128, 16, 16)
         r1 = self.resblock1(x)
-        x = (
-            x + r1 if self.residual else r1
-        )  # the skip connection: past the block, the gradient reaches x unchanged
+        # The skip connection: past the block, the gradient reaches x unchanged
+        x = x + r1 if self.residual else r1
 
         x = self.layer2(x)  # (N, 256, 8, 8)
 
@@ -131,7 +130,13 @@ def load_weights(path, num_classes=None):
     about = about_weights(path)
     state = read_state(path)
     trained_classes = len(about["classes"])
-    num_classes = num_classes or trained_classes
+    if len(state.get("fc.weight", about["classes"])) != trained_classes:
+        raise ValueError(
+            f"{path} has {len(state['fc.weight'])} classes, and results.json beside it names "
+            f"{trained_classes}: put the file of the same run there"
+        )
+    if num_classes is None:
+        num_classes = trained_classes
     model = CustomResNet(num_classes, residual=about["network"] == "s10_model")
     if num_classes != trained_classes:
         print(
@@ -141,7 +146,7 @@ def load_weights(path, num_classes=None):
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).partition(":")[2].split())[:200]
         raise ValueError(f"{path} holds no weights of {about['network']}: {reason}") from None
     return model.eval()
 

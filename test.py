@@ -11,7 +11,7 @@ folder first with `sys.path.insert(0, folder)` before any import, or copy the fi
 
 import numpy as np
 import torch
-from torch.utils.data import RandomSampler
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 
 @torch.inference_mode()
@@ -93,9 +93,9 @@ def predict(model, device, loader, *, dtype=torch.float32, mirrored=False):
 
 def shuffles(loader):
     """Is this a DataLoader with shuffle=True, or a training loader of dataset.py?"""
-    return isinstance(getattr(loader, "sampler", None), RandomSampler) or getattr(
-        loader, "train", False
-    )
+    random_order = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
+    is_random = isinstance(getattr(loader, "sampler", None), random_order)
+    return is_random or getattr(loader, "train", False)
 
 
 def check_classifier(output, labels):

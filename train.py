@@ -92,7 +92,7 @@ def train(
             scheduler.step()
 
         # 4. Count.
-        loss_sum += loss.detach() * len(labels)
+        loss_sum += loss.detach().float() * len(labels)
         correct += (output.argmax(dim=1) == labels).sum()
         count += len(labels)
 
@@ -273,14 +273,18 @@ def fit(  # noqa: PLR0913  a run has these parts, and each can be another
     if scheduler is not None:
         parts["scheduler"] = scheduler
     team = processes()
-    rates = []  # of every step: after it, the scheduler may have set the next one already
-    hook = optimizer.register_step_pre_hook(
-        lambda *_: rates.append(optimizer.param_groups[0]["lr"])
-    )
+    lr = None  # of the last step: after it, the scheduler may have set the next one already
+
+    def note_lr(*_):
+        nonlocal lr
+        lr = optimizer.param_groups[0]["lr"]
+
+    hook = optimizer.register_step_pre_hook(note_lr)
 
     def run_epoch(epoch):
         """Train and evaluate; returns the epoch's row of the history."""
         start = time.perf_counter()
+        note_lr()  # the scaler may skip every step of an epoch
         seed_epoch(train_loader, seed, epoch)
         train_loss, train_acc = train(
             model,
@@ -294,14 +298,14 @@ def fit(  # noqa: PLR0913  a run has these parts, and each can be another
             desc=f"epoch {epoch}/{epochs}",
         )
         test_loss, test_acc = map(float, evaluate())  # plain numbers, as a checkpoint needs them
-        check_test_loss(test_loss, rates[-1])
+        check_test_loss(test_loss, lr)
         row = {
             "epoch": epoch,
             "train_loss": train_loss,
             "train_acc": train_acc,
             "test_loss": test_loss,
             "test_acc": test_acc,
-            "lr": float(rates[-1]),
+            "lr": float(lr),
             "seconds": time.perf_counter() - start,
         }
         return row if team is None else team.average(row)
@@ -395,7 +399,9 @@ def check_test_loss(test_loss, lr):
 
 def ends_run(after_epoch, row, team):
     """What `after_epoch` says; with several processes, what it says to the first of them."""
-    return after_epoch(row) if team is None else team.run_on_rank0(lambda: after_epoch(row))
+    if team is None:
+        return bool(after_epoch(row))
+    return team.run_on_rank0(lambda: bool(after_epoch(row)))
 
 
 def processes():
@@ -409,6 +415,7 @@ def processes():
 
 def unwrapped(model):
     """The network inside of DistributedDataParallel and torch.compile, which rename its weights."""
+    model = getattr(model, "_orig_mod", model)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
     return getattr(model, "_orig_mod", model)

@@ -23,9 +23,7 @@ from tqdm import tqdm
 START_LR = 1e-6  # far below any rate that trains: where the test begins decides what it can find
 SMOOTHING = 0.12  # standard deviation of the Gaussian over the losses, in powers of ten of the rate
 FIFTH = 1 / 5  # of the fall of the loss: what counts as "has fallen" and as "rises again"
-LEAST_FALL = (
-    0.03  # of the level: what falls less has learned nothing (shuffled labels: up to 0.008)
-)
+LEAST_FALL = 0.03  # of the level: less is no learning (shuffled labels fall by up to 0.008)
 LEAST_STEPS = 20  # fewer draw no curve
 
 
@@ -36,9 +34,7 @@ class RangeTest:
     lrs: list
     losses: list
     smoothed: list
-    level: (
-        float | None
-    )  # where the fall of the loss begins: the first losses, or what guessing costs
+    level: float | None  # where the fall begins: the first losses, or what guessing costs
     lr_min: float  # LRMIN: the loss has fallen by a fifth of its whole fall
     lr_max: float  # LRMAX: half of the take-off
     take_off: float | None  # beyond its minimum the loss has risen by a fifth; None: it never does
@@ -83,6 +79,8 @@ def find_lr(
         model, device, train_loader, optimizer, criterion, iterations, end_lr, dtype
     )
     found = read_curve(lrs, losses, guess)
+    if found.take_off is None:
+        print(f"the loss never takes off: LRMAX is a tenth of the last rate, {lrs[-1]:.2g}")
     if checkpoint is not None:
         checkpoint.save(range_test=vars(found), range_seconds=time.perf_counter() - start)
     return found
@@ -109,6 +107,8 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, end_
     """Run torch_lr_finder's test: (learning rates, losses), up to the first loss of NaN."""
     if iterations < LEAST_STEPS:
         raise ValueError(f"iterations is {iterations}: the range test needs {LEAST_STEPS} or more")
+    if end_lr <= START_LR:
+        raise ValueError(f"end_lr is {end_lr}: the test begins at {START_LR}, give a larger rate")
     if len(train_loader) == 0:
         raise ValueError("the training loader is empty: there is nothing to learn from")
     if hasattr(train_loader, "set_epoch"):
