@@ -350,8 +350,6 @@ def sentence(error):
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return "out of memory: try a smaller --batch-size"
-    if "shared memory" in text:  # Docker gives 64 MB, where the workers put their batches
-        return "out of shared memory: try --workers 0, --loader device, or docker run --shm-size=1g"
     if isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] != "extras":
         return None  # PyTorch's own, CUDA's among them
     return text.replace("resume=False", "--no-resume")  # as it is called here
