@@ -87,7 +87,7 @@ def run(args):
         )
 
     found = run_on_rank0(lambda: choose_rates(range_test, args.lr_min, args.lr_max))
-    print(f"LR range test: LRMIN {found.lr_min:.2e}, LRMAX {found.lr_max:.2e}")
+    print(f"learning rates: LRMIN {found.lr_min:.2e}, LRMAX {found.lr_max:.2e}")
     scheduler = train.one_cycle(
         optimizer, found.lr_max, len(train_loader), sizes.epochs, lr_min=found.lr_min
     )
@@ -128,6 +128,9 @@ def finish(checkpoint, data, model, test_loader, device, dtype, found, history):
     )
     print(f"final test accuracy {numbers['final_test_acc']:.2f} % on {data.name}")
     report.write_results(numbers, model, checkpoint, out)
+    if checkpoint.unwritten:
+        names = ", ".join(sorted(path.name for path in checkpoint.unwritten))
+        raise OSError(f"{names} could not be written: free some space, then run this again")
     print(f"weights and results are in {out}")
     draw(out, data, found, numbers, probabilities, labels)
 
@@ -282,7 +285,7 @@ def parse(arguments):
 
 def check(args):
     """Refuse what argparse cannot see (ValueError), and choose the device and the settings."""
-    is_folder = args.data and Path(args.data).expanduser().is_dir()
+    is_folder = os.path.isdir(os.path.expanduser(args.data))
     if args.data not in ("auto", "cifar10", "sample") and not is_folder:
         raise ValueError(
             f"data is {args.data!r}: give auto, cifar10, sample, or a folder that exists"
@@ -294,6 +297,8 @@ def check(args):
             )
         if args.limit is not None:
             raise ValueError("--limit has no meaning with --evaluate: all test images are taken")
+    else:
+        check_folder(args.out)
     settings.check_int("seed", args.seed, 0, settings.LARGEST_SEED)
     if args.workers is not None:
         settings.check_int("workers", args.workers, 0)
@@ -305,11 +310,19 @@ def check(args):
     hardware.choose_precision(args.precision, args.device)
 
 
+def check_folder(folder):
+    """Refuse a folder that cannot be written: now, not after CIFAR-10 was downloaded."""
+    path = Path(folder).absolute()
+    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"out is {folder!r}: {nearest} is not a folder that can be written")
+
+
 def main(arguments=None):
     """Exit code 0: all went well; 1 and a sentence: not; 2: wrong arguments; 130: Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         # a line at once, in a log too; and a name in a script that the terminal lacks ends nothing
-        if hasattr(stream, "reconfigure"):
+        if hasattr(stream, "reconfigure"):  # a notebook's has no such method
             stream.reconfigure(line_buffering=True, errors="replace")
     rank = os.environ.get("RANK", "0")
     who = "main.py" if rank == "0" else f"main.py, rank {rank}"
@@ -317,7 +330,7 @@ def main(arguments=None):
         args = parse(arguments)
         from extras.distributed import process_group
 
-        with process_group():
+        with process_group(args.device):
             if args.evaluate is None:
                 run(args)
             else:
@@ -339,9 +352,7 @@ def sentence(error):
         return "out of memory: try a smaller --batch-size"
     if isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] != "extras":
         return None  # PyTorch's own, CUDA's among them
-    if type(error).__name__ == "CheckpointError":
-        return f"{text} (--no-resume starts over)"
-    return text
+    return text.replace("resume=False", "--no-resume")  # as it is called here
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from extras.hardware import choose_precision, device_name
 
 FORMAT = 3
 LOCK_SECONDS = 8  # the workers of a process that was killed hold its lock for up to 5 seconds more
-ADVICE = "use the settings it was made with, another folder, or start over with resume=False"
+ADVICE = "Use the settings it was made with, another folder, or resume=False, which starts over."
 # Values too long for a message, and what is said instead of both of them
 LONG = {
     "fingerprint": "the images are others than before",
@@ -36,7 +36,7 @@ class CheckpointError(RuntimeError):
 
 
 def open_run(folder, config, device, *, loader="auto", precision="auto", workers=None, resume=True):
-    """Open a run's checkpoint, and settle what is left to it.
+    """Open a run's checkpoint, and settle what "auto" means.
 
     A run that goes on keeps its loader and its number of workers, and its precision where the
     device can.
@@ -94,9 +94,8 @@ class Checkpoint:
     Args:
         config: plain values that make the run what it is; a checkpoint with others is refused.
         resume: False starts over; the old checkpoint is kept as `checkpoint.replaced.pt`.
-        least_seconds: after an epoch that ends sooner than this after the last writing, nothing is
-            written: so much may be lost when the process is killed. `release` writes it in any
-            case.
+        least_seconds: an epoch that ends sooner than this after the last writing is not written
+            yet, so this much may be lost when the process is killed. `release` writes it.
 
     Raises CheckpointError where another process uses the folder, it cannot be written, or it holds
     another run.
@@ -110,6 +109,7 @@ class Checkpoint:
         self.choices = {}
         self.least_seconds = least_seconds
         self.state = {}
+        self.unwritten = set()  # paths that `write` has failed with
         self.is_held = False
         self.is_written = True
         self.is_verified = False
@@ -117,7 +117,7 @@ class Checkpoint:
         self.restored = None
         self.starts_over = not resume
         with self.held():
-            pass  # what is there is read
+            pass  # that reads what is there
         if self.state:
             print(self.summary())
 
@@ -144,7 +144,8 @@ class Checkpoint:
             ) from None
         self.is_held = True
         try:
-            self.read()
+            if self.is_written:  # else this process has the newest state: the disk was full
+                self.read()
         except CheckpointError:
             self.release()
             raise
@@ -171,6 +172,7 @@ class Checkpoint:
                 self.release()
 
     def read(self):
+        """Take the state on disk, or put it aside where the run starts over."""
         if self.starts_over:
             self.start_over()
             self.starts_over = False
@@ -204,7 +206,7 @@ class Checkpoint:
             reason = f"its format is {state['format']}, not {FORMAT}"
         except Exception as error:  # torch.load has many
             reason = type(error).__name__
-        raise CheckpointError(f"{path} cannot be read here ({reason}): {ADVICE}")
+        raise CheckpointError(f"{path} cannot be read here ({reason}). {ADVICE}")
 
     def summary(self):
         done = len(self.state["history"])
@@ -228,9 +230,16 @@ class Checkpoint:
     def save(self, **parts):
         """Add `parts` to the state and write it. On a full disk that is said; the last file stays.
 
-        Raises CheckpointError where a part holds objects that could never be read again.
+        Raises CheckpointError where a part holds objects that could never be read again, and where
+        another process has gone on with the run meanwhile, which must not be overwritten.
         """
+        known = self.progress()
         with self.held():
+            if self.progress() != known:
+                raise CheckpointError(
+                    f"another process has gone on with {self.path} meanwhile: start again, and "
+                    "its state is taken up"
+                )
             parts = copy.deepcopy(parts)  # a state dict holds the weights themselves; they move on
             self.state = {
                 "history": [],
@@ -244,6 +253,10 @@ class Checkpoint:
             if time.monotonic() - self.written_at >= self.least_seconds:
                 self.write_state()
 
+    def progress(self):
+        """How far the state is: the names of its parts, and the number of finished epochs."""
+        return sorted(self.state), len(self.state.get("history", ()))
+
     def write_state(self):
         content = to_bytes(self.state)
         if not self.is_verified:  # once: what cannot be read back is no checkpoint
@@ -256,15 +269,21 @@ class Checkpoint:
                 ) from None
             self.is_verified = bool(self.state["history"])
         self.write(self.path, content, keep=self.previous)
-        self.is_written = True
+        self.is_written = self.path not in self.unwritten
         self.written_at = time.monotonic()
 
     def write(self, path, content, keep=None):
-        """Write a file of the run; where that fails, it is said, and the run goes on without it."""
+        """Write a file of the run; where that fails, it is said, and the run goes on without it.
+
+        `unwritten` is the set of those paths.
+        """
+        path = Path(path)
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content, keep)
+            self.unwritten.discard(path)
         except OSError as error:
+            self.unwritten.add(path)
             print(f"{path} could not be written ({error.strerror}): free some space")
 
     def restore(self, **parts):
@@ -285,7 +304,7 @@ class Checkpoint:
             return []
         if movers != self.restored:  # those of before, after Ctrl-C, have moved, and are set back
             # an optimizer would take the old values without a word, and figures would show the new
-            there = self.state["hyperparameters"]
+            there = self.state.get("hyperparameters", {})
             refuse_differences(self.path, there, {name: fresh.get(name) for name in there})
         self.restored = movers
         for name, part in parts.items():
@@ -329,10 +348,7 @@ def refuse_differences(path, there, here):
         values = f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
         said.append(LONG.get(name, values))
     if said:
-        raise CheckpointError(
-            f"{path} belongs to another run: {'; '.join(said[:4])}. "
-            f"{ADVICE[0].upper()}{ADVICE[1:]}."
-        )
+        raise CheckpointError(f"{path} belongs to another run: {'; '.join(said[:4])}. {ADVICE}")
 
 
 def plain(value):

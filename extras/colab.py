@@ -14,11 +14,20 @@ ROOM = 270_000_000  # bytes of a run: three checkpoints of 79 MB at most, weight
 
 
 def install_absent():
-    """Install what is absent in Colab or Kaggle, but never PyTorch: another one would break."""
+    """Install what is absent in Colab or Kaggle, but never PyTorch: another one would break.
+
+    Raises RuntimeError where pip cannot.
+    """
     hosted = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
     absent = [package for package in PACKAGES if find_spec(package) is None]
-    if hosted and absent:
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *absent], check=True)
+    if not hosted or not absent:
+        return
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *absent]
+    if subprocess.run(command).returncode:
+        raise RuntimeError(
+            f"{', '.join(absent)} could not be installed, see above: in Kaggle, switch on Internet "
+            "in the notebook's settings first"
+        )
 
 
 def mount_drive(folder):

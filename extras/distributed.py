@@ -33,21 +33,22 @@ def world_size():
 
 
 @contextlib.contextmanager
-def process_group():
+def process_group(device=None):
     """Join the processes that torchrun started (it sets RANK), and leave them at the end.
+
+    device: that they compute on; None: CUDA where there is one, else the CPU.
 
     Raises ValueError where they cannot meet, or are more than the machine has GPUs.
     """
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         yield
         return
-    check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(
-            int(os.environ.get("LOCAL_RANK", 0))
-        )  # "cuda" is this GPU from here on
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    check_gpus(kind, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    if kind == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # "cuda" means this one now
     try:
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
     except dist.DistError as error:
         reason = str(error).splitlines()[0]
@@ -61,12 +62,12 @@ def process_group():
         dist.destroy_process_group()
 
 
-def check_gpus(processes):
+def check_gpus(kind, processes):
     """Refuse more processes on this machine than it has GPUs; on a CPU any number will do."""
-    if torch.backends.mps.is_available() and processes > 1:
+    if kind == "mps" and processes > 1:
         raise ValueError("Apple's GPU cannot be shared: start main.py without torchrun")
-    if torch.cuda.is_available() and processes > torch.cuda.device_count():
-        gpus = torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
+    if kind == "cuda" and processes > gpus:
         raise ValueError(
             f"{processes} processes for {gpus} GPU(s) on this machine: give --nproc-per-node={gpus}"
         )
@@ -146,7 +147,7 @@ def torchrun(processes, arguments, main=Path(__file__).parents[1] / "main.py"):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", str(main), *arguments]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONIOENCODING": "utf-8"}
     with subprocess.Popen(
         command,
         env=environment,
@@ -156,9 +157,7 @@ def torchrun(processes, arguments, main=Path(__file__).parents[1] / "main.py"):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as run:
-        for (
-            line
-        ) in run.stdout:  # a notebook shows what Python prints, not what a child process does
+        for line in run.stdout:  # a notebook shows what Python prints, not what a child does
             print(line, end="", flush=True)
     if run.returncode:
         raise RuntimeError(

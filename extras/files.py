@@ -1,6 +1,4 @@
-"""Write files that are never left half-written, find free names, and lock folders between
-processes.
-"""
+"""Write files that are never left half-written, find free names, lock folders."""
 
 import contextlib
 import errno
@@ -11,17 +9,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-NO_LOCKS = {
-    errno.ENOSYS,
-    errno.ENOLCK,
-    errno.EOPNOTSUPP,
-    errno.ENOTSUP,
-}  # how drives say that they have no locks
+# How drives say that they have no locks
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 def write_atomically(path, content, keep=None):
-    """Write bytes so that `path` holds all of the old or all of the new, even when the process is
-    killed.
+    """Write bytes so that `path` holds all of the old or all of the new, even after a kill.
 
     `keep` is a path that the old file is moved to. When there is no space or no permission
     (OSError), the old file is still there, under its name or that of `keep`.
@@ -52,26 +45,26 @@ def free_name(path):
 
 
 def lock(path, timeout=0):
-    """Lock the file `path` against other processes until `.release()`, or until this process ends,
-    even by a kill.
+    """Lock the file `path` against other processes, until `.release()` or the end of this process.
 
     Within one process it is one and the same lock, so that a notebook's cell can run again. Keep
     what is returned: garbage collection releases it. It is None where the drive has no locks, as
-    many network drives. TimeoutError: another process still holds it after `timeout` seconds
-    (negative: wait as long as it takes).
+    many network drives. A process that is killed lets go of it.
+
+    Raises TimeoutError where another process still holds it after `timeout` seconds (negative: wait
+    as long as it takes).
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not _has_locks(
-        path.parent
-    ):  # there, filelock waits for ever, or leaves a marker file after a kill
-        return None
+    if not has_locks(path.parent):
+        return None  # there, filelock would wait for ever, or leave a marker file after a kill
     held = FileLock(path, is_singleton=True)
     held.acquire(timeout=timeout)
     return held
 
 
-def _has_locks(folder):
+def has_locks(folder):
+    """Can files in this folder be locked? OSError where none can be written."""
     try:
         import fcntl
     except ImportError:  # Windows, which always has locks

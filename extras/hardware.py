@@ -24,11 +24,11 @@ def pick_device(device="auto"):
     if device not in DEVICES:
         raise ValueError(f"device is {device!r}: choose one of {', '.join(DEVICES)}")
     has_cuda = torch.cuda.is_available()
-    trouble = kernel_trouble() if has_cuda else "PyTorch finds no NVIDIA GPU here"
+    trouble = kernel_trouble() if has_cuda else "PyTorch finds no NVIDIA GPU: take 'auto'"
     if device == "cuda" and trouble:
-        raise ValueError(f"device is 'cuda', but {trouble}; or take --device cpu")
+        raise ValueError(f"device is 'cuda', but {trouble}")
     if device == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device is 'mps', but there is no Apple GPU: take --device cpu")
+        raise ValueError("device is 'mps', but PyTorch finds no Apple GPU: take 'auto'")
     if device != "auto":
         return torch.device(device)
     if has_cuda and not trouble:

@@ -1,10 +1,11 @@
-"""The real command line around a tiny network and a few images, so that tests can afford it in real
-processes.
+"""The real command line around a tiny network and a few images, so that tests can afford it.
 
-    process = start(["--out", "DIR", …], "DIR/log.txt")       # forked off a server that has paid
-    for the imports process = start([…], log, stop=("train", 5))              # kills itself with
-    SIGKILL in its fifth training step SMALL_RUN_STOP="1 train 5" torchrun … tests/small_run.py  #
-    the second of several processes does
+    process = start(["--out", "DIR", …], "DIR/log.txt")
+    process = start([…], log, stop=("train", 5))        # SIGKILL in its fifth training step
+    SMALL_RUN_STOP="1 train 5" torchrun … tests/small_run.py        # the second of two processes
+
+Every process is forked off a server that has paid for the imports, and writes a checkpoint after
+each epoch (least_seconds=0).
 
 Points to stop at, each with the number of the call: "range", "train", "test" (a pass through the
 network), "write" (half of a file is written), "flush", "truncate", "rename", "draw" (before each of
@@ -34,35 +35,31 @@ import extras.files  # noqa: E402
 import extras.sample  # noqa: E402
 import main as command  # noqa: E402
 import models  # noqa: E402
-from extras import checkpoint, lr_finder, settings  # noqa: E402, F401
+from extras import checkpoint, hardware, lr_finder, settings  # noqa: E402
 
 
 class TinyNet(nn.Sequential):
-    """What can go wrong in a resume is in it: BatchNorm's statistics, and dropout's random
-    numbers.
-    """
+    """What can go wrong in a resume is in it: BatchNorm's statistics, dropout's random numbers."""
 
     def __init__(self, classes=10):
         super().__init__(
-            *(
-                nn.Conv2d(3, 8, 3, padding=1, bias=False),
-                nn.BatchNorm2d(8),
-                nn.ReLU(),
-                nn.MaxPool2d(4),
-            ),
-            *(nn.Flatten(), nn.Dropout(0.2), nn.Linear(8 * 64, classes), nn.LogSoftmax(dim=1)),
+            nn.Conv2d(3, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.MaxPool2d(4),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(8 * 64, classes),
+            nn.LogSoftmax(dim=1),
         )
-        TinyNet.built = id(self)  # a copy, as the range test makes one, is not built
-
-    # who uses the network
-    phase = property(
-        lambda net: "range" if id(net) != TinyNet.built else "train" if net.training else "test"
-    )
+        with torch.no_grad():
+            self[6].weight.mul_(1 / 8)  # as in CustomResNet: the range test begins at guessing
 
 
 def tiny_sample(train=True, n=100):
     """Noise whose brightness depends on the class: quick to draw, and it can be learnt."""
-    rng, labels = np.random.default_rng(int(train)), np.arange(n) % 10
+    rng = np.random.default_rng(int(train))
+    labels = np.arange(n) % 10
     images = rng.integers(0, 100, (n, 32, 32, 3))
     for image, label in zip(images, labels, strict=True):
         image[:, 3 * label : 3 * label + 5, label % 3] += 150
@@ -75,9 +72,8 @@ def stop_at(point, number, how=signal.SIGKILL):
 
     def reached():
         if next(calls) == number:
-            os.kill(
-                0 if how == signal.SIGINT else os.getpid(), how
-            )  # Ctrl-C reaches the workers too
+            everybody = how == signal.SIGINT  # Ctrl-C reaches the workers too
+            os.kill(0 if everybody else os.getpid(), how)
 
     class HalfWritten(io.FileIO):
         def write(self, content):
@@ -85,56 +81,94 @@ def stop_at(point, number, how=signal.SIGKILL):
             reached()
             super().write(content[len(content) // 2 :])
 
-    places = dict(
-        flush=(os, "fsync"),
-        truncate=(os, "truncate"),
-        rename=(Path, "replace"),
-        draw=(command, "draw"),
-    )
-    if point in places:
-        function = getattr(*places[point])
-        setattr(*places[point], lambda *args: (reached(), function(*args))[1])
+    before = {
+        "flush": (os, "fsync"),
+        "truncate": (os, "truncate"),
+        "rename": (Path, "replace"),
+        "draw": (command, "draw"),
+    }
+    if point in before:
+        owner, name = before[point]
+        function = getattr(owner, name)
+
+        def stopping(*args):
+            reached()
+            return function(*args)
+
+        setattr(owner, name, stopping)
     elif point == "renamed":
         rename = Path.replace
-        Path.replace = lambda *args: (rename(*args), reached())[0]
+
+        def renamed(*args):
+            result = rename(*args)
+            reached()
+            return result
+
+        Path.replace = renamed
     elif point == "write":
         extras.files.open = HalfWritten
     else:
-        forward = TinyNet.forward
-        TinyNet.forward = lambda net, x: (net.phase == point and reached(), forward(net, x))[1]
+        stop_in_network(point, reached)
+
+
+def stop_in_network(phase, reached):
+    """Call `reached` in each pass of the network that belongs to "range", "train" or "test"."""
+    forward = TinyNet.forward
+    run_test = lr_finder.run_test
+    is_range_test = False
+
+    def marked_test(*args):
+        nonlocal is_range_test
+        is_range_test = True
+        try:
+            return run_test(*args)
+        finally:
+            is_range_test = False
+
+    def stopping(network, x):
+        now = "range" if is_range_test else "train" if network.training else "test"
+        if now == phase:
+            reached()
+        return forward(network, x)
+
+    lr_finder.run_test = marked_test
+    TinyNet.forward = stopping
 
 
 def main(arguments):
+    """main.py around the tiny network, on the CPU whatever the machine has."""
     rank, *stop = os.environ.get("SMALL_RUN_STOP", "none").split()
     if rank == os.environ.get("RANK"):
         stop_at(stop[0], int(stop[1]))
-    models.s10_model, extras.sample.draw_sample = TinyNet, tiny_sample
+    models.s10_model = TinyNet
+    extras.sample.draw_sample = tiny_sample
     settings.QUICK = dataclasses.replace(settings.QUICK, iterations=40)
-    settings.pick_device = lambda: torch.device("cpu")
+    hardware.pick_device = lambda device: torch.device("cpu")
+    checkpoint.Checkpoint.__init__.__kwdefaults__["least_seconds"] = 0
     command.main(["--data", "sample", *arguments])
 
 
-def child(arguments, log, stop, figures, room):
-    """A process of its own group, as from a terminal, whose output goes to a file; no file may
-    outgrow `room` bytes.
+def child(arguments, log, stop, figures, room, wait):
+    """A process of its own group, as from a terminal, whose output goes to a file.
+
+    No file may outgrow `room` bytes; `wait`: seconds that it waits for a lock.
     """
     os.setsid()
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell that starts in the background ignores it
-    multiprocessing.set_start_method(
-        None, force=True
-    )  # for the loader's workers: as in any other program
+    # a shell that starts a process in the background lets it ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # for the loader's workers: as in any other program
+    multiprocessing.set_start_method(None, force=True)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout.reconfigure(line_buffering=True)
     torch.set_num_threads(1)
     if room:
         import resource
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    if wait is not None:
+        checkpoint.LOCK_SECONDS = wait
     if not figures:
         command.draw = lambda *_: None
     if stop:
@@ -146,9 +180,7 @@ STARTED = []
 
 
 def end_orphans():
-    """End the workers that killed processes left behind: one that lost its parent at birth waits
-    for ever.
-    """
+    """End the workers of killed processes: one that lost its parent at birth waits for ever."""
     while STARTED:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(STARTED.pop(), signal.SIGKILL)
@@ -156,18 +188,18 @@ def end_orphans():
 
 def server():
     """A server that has paid for the imports, and forks new processes off itself."""
-    os.environ |= dict(
-        PYTHONPATH=os.pathsep.join([str(HERE), str(HERE.parent)]), OMP_NUM_THREADS="1"
-    )
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])
+    os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["small_run", "torch_lr_finder.lr_finder"])
     return context
 
 
-def start(arguments, log, stop=None, figures=False, room=None):
+def start(arguments, log, stop=None, figures=False, room=None, wait=None):
     """Start the command line in a process of its own; `exitcode` is -9 after SIGKILL."""
+    arguments = [str(argument) for argument in arguments]
     process = server().Process(
-        target=child, args=([str(a) for a in arguments], str(log), stop, figures, room)
+        target=child, args=(arguments, str(log), stop, figures, room, wait)
     )
     process.start()
     STARTED.append(process.pid)

@@ -1,5 +1,6 @@
-"""A damaged file loses one epoch, another run's is refused. Kills: test_kill.py; a full disk:
-test_main.py.
+"""A damaged file loses one epoch, another run's is refused.
+
+Kills: test_kill.py. A full disk: test_main.py.
 """
 
 import contextlib
@@ -14,31 +15,35 @@ import pytest
 import torch
 from small_run import TinyNet
 
-from extras.checkpoint import Checkpoint, CheckpointError
+from extras import checkpoint as module
+from extras.checkpoint import Checkpoint, CheckpointError, hyperparameters, open_run
 from train import make_optimizer, one_cycle
 
-CONFIG = dict(model="TinyNet", data="sample", limit=None, batch_size=8, epochs=3, seed=0)
+CONFIG = {"network": "TinyNet", "data": "sample", "batch_size": 8, "epochs": 3, "seed": 0}
 OLD, NEW = "checkpoint.previous.pt", "checkpoint.pt"
 
 
+@pytest.fixture(autouse=True)
+def nobody_waits(monkeypatch):
+    monkeypatch.setattr(module, "LOCK_SECONDS", 0)
+
+
 def rows(n):
-    return [dict(epoch=epoch, test_acc=50.0, seconds=10.0) for epoch in range(1, n + 1)]
+    return [{"epoch": epoch, "test_acc": 50.0, "seconds": 10.0} for epoch in range(1, n + 1)]
 
 
-def opened(folder, config=CONFIG, **options):
-    lines = []
-    return Checkpoint(folder, config, log=lines.append, **options), lines
+def opened(folder, config=CONFIG, least_seconds=0, **options):
+    return Checkpoint(folder, config, least_seconds=least_seconds, **options)
 
 
 def save(checkpoint, done):
-    checkpoint.save(
-        model={"w": torch.full((3,), float(done))}, history=rows(done), range_seconds=7.0
-    )
+    weights = {"w": torch.full((3,), float(done))}
+    checkpoint.save(model=weights, history=rows(done), range_seconds=7.0)
 
 
 def epochs_saved(folder, n):
     """A run of n finished epochs in the folder."""
-    checkpoint, _ = opened(folder)
+    checkpoint = opened(folder)
     for done in range(n + 1):
         save(checkpoint, done)
     return checkpoint
@@ -48,20 +53,109 @@ def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != ".lock"}
 
 
+# --- what is written
+
+
 def test_both_files_are_read_without_pickle_and_what_is_displaced_was_emptied(
     tmp_path, monkeypatch
 ):
-    """Google Drive keeps displaced files in its trash: 24 epochs of 79 MB would fill a free
-    account.
-    """
+    """Google Drive keeps displaced files in its trash: 24 of 79 MB would fill a free account."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(os, "truncate", Mock(wraps=os.truncate))
     epochs_saved("~/run", 2)
     assert os.truncate.call_args_list == [call(tmp_path / "run" / OLD, 0)]
     for name, done in ((NEW, 2), (OLD, 1)):
         state = torch.load(tmp_path / "run" / name, weights_only=True)
-        assert state["config"] == CONFIG and len(state["history"]) == done
+        assert state["config"] == CONFIG
+        assert len(state["history"]) == done
         assert state["model"]["w"].tolist() == [float(done)] * 3
+
+
+def test_what_is_saved_does_not_move_on_with_the_training(tmp_path):
+    """A state dict holds the very tensors that the next step changes."""
+    model = TinyNet()
+    checkpoint = opened(tmp_path, least_seconds=1000)
+    checkpoint.save(model={}, history=rows(0))
+    checkpoint.hold()
+    history = rows(1)
+    checkpoint.save(model=model.state_dict(), history=history)  # kept in memory for a while
+    before = model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    history[0]["test_acc"] = 0.0
+    checkpoint.release()
+    saved = opened(tmp_path).state
+    assert torch.equal(saved["model"]["0.weight"], before)
+    assert saved["history"] == rows(1)
+
+
+def test_quick_epochs_are_written_every_few_seconds_and_the_last_one_in_any_case(
+    tmp_path, monkeypatch
+):
+    """An H200 trains an epoch in half a second: 79 MB after each were a third of its time."""
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    assert Checkpoint(tmp_path / "default", CONFIG).least_seconds == 10
+    checkpoint = opened(tmp_path, least_seconds=10)
+    checkpoint.hold()
+    on_disk = []
+    for done in range(8):
+        save(checkpoint, done)
+        on_disk.append(len(torch.load(tmp_path / NEW, weights_only=True)["history"]))
+        clock[0] += 4
+    assert on_disk == [0, 0, 0, 3, 3, 3, 6, 6]
+    checkpoint.release()
+    assert len(opened(tmp_path).state["history"]) == 7
+
+
+def test_reading_never_puts_a_tensor_on_the_gpu(tmp_path, monkeypatch):
+    """A checkpoint of a GPU says where its tensors were, and torch.load would put them there."""
+    loads = Mock(wraps=torch.load)
+    monkeypatch.setattr(torch, "load", loads)
+    epochs_saved(tmp_path, 1)
+    opened(tmp_path)
+    assert loads.call_count >= 2
+    assert all(used.kwargs.get("map_location") == "cpu" for used in loads.call_args_list)
+
+
+@pytest.mark.parametrize(
+    "value", [np.float64(0.1), np.int64(3), Path("photos")], ids=["float64", "int64", "path"]
+)
+def test_a_numpy_number_or_a_path_is_refused_at_the_first_save(tmp_path, value):
+    """It would be written, and refused when it is read: the run would be lost."""
+    with pytest.raises(CheckpointError, match="NumPy"):
+        opened(tmp_path, CONFIG | {"extra": value}).save(range_test={})
+    assert files(tmp_path) == {}
+    checkpoint = opened(tmp_path)
+    checkpoint.save(range_test={})  # optimizer and scheduler come later
+    with pytest.raises(CheckpointError, match="NumPy"):
+        checkpoint.save(model={}, scheduler={"gamma": value})
+    assert "model" not in opened(tmp_path).state
+
+
+def test_where_the_disk_was_full_the_state_in_memory_is_not_forgotten(
+    tmp_path, monkeypatch, capsys
+):
+    """Else a notebook's training cell, run again, would begin anew with trained weights."""
+    model = TinyNet()
+    parts = {"model": model, "optimizer": make_optimizer(model)}
+    checkpoint = opened(tmp_path)
+    checkpoint.save(range_test={})
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
+        assert checkpoint.restore(**parts) == []
+        states = {name: part.state_dict() for name, part in parts.items()}
+        checkpoint.save(history=rows(1), **states)
+        checkpoint.release()
+    assert checkpoint.unwritten == {tmp_path / NEW}
+    assert "No space left" in capsys.readouterr().out
+    assert checkpoint.restore(**parts) == rows(1)
+    checkpoint.release()
+    assert checkpoint.unwritten == set()
+    assert opened(tmp_path).state["history"] == rows(1)
+
+
+# --- what is read
 
 
 class Harm:
@@ -72,7 +166,9 @@ class Harm:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "one bit", "pickle with code"])
-def test_a_damaged_file_is_set_aside_and_the_one_before_is_used(tmp_path, monkeypatch, kind):
+def test_a_damaged_file_is_set_aside_and_the_one_before_is_used(
+    tmp_path, monkeypatch, capsys, kind
+):
     folder = tmp_path / "run"
     monkeypatch.chdir(tmp_path)
     epochs_saved(folder, 2)
@@ -81,19 +177,24 @@ def test_a_damaged_file_is_set_aside_and_the_one_before_is_used(tmp_path, monkey
     bad = {
         "truncated": content[: len(content) // 2],
         "empty": b"",
+        "one bit": content.replace(ones, ones[:-1] + b"\x41"),
         "pickle with code": pickle.dumps(Harm()),
-    }
-    bad["one bit"] = content.replace(ones, ones[:-1] + b"\x41")
-    (folder / NEW).write_bytes(bad[kind])
-    again, lines = opened(folder)
-    assert not (tmp_path / "harm").exists() and again.state["model"]["w"].tolist() == [1.0] * 3
+    }[kind]
+    (folder / NEW).write_bytes(bad)
+    again = opened(folder)
+    assert not (tmp_path / "harm").exists()
+    assert again.state["model"]["w"].tolist() == [1.0] * 3
     assert files(folder).keys() == {"checkpoint.damaged.pt", OLD}
-    assert files(folder)["checkpoint.damaged.pt"] == bad[kind]
-    assert lines[0] == f"{folder / NEW} is damaged: it is set aside as checkpoint.damaged.pt"
-    assert lines[1:] == [f"resumed after epoch 1 of 3 from {folder / NEW}: 17 s saved"]
+    assert files(folder)["checkpoint.damaged.pt"] == bad
+    damaged, resumed = capsys.readouterr().out.splitlines()
+    assert str(folder / NEW) in damaged
+    assert "checkpoint.damaged.pt" in damaged
+    assert "resumed after epoch 1 of 3" in resumed
+    assert "17 s" in resumed  # of the range test and of one epoch
     for name in (NEW, OLD):  # both: nothing that was set aside is lost, and the run begins anew
         (folder / name).write_bytes(b"")
-    assert opened(folder)[0].state == {} and len(files(folder)) == 3
+    assert opened(folder).state == {}
+    assert len(files(folder)) == 3
 
 
 @pytest.mark.parametrize("kind", ["code in it", "weights", "a list", "another format"])
@@ -103,56 +204,59 @@ def test_an_intact_file_that_cannot_be_read_here_is_refused_and_stays_where_it_i
     folder = tmp_path / "run"
     monkeypatch.chdir(tmp_path)
     epochs_saved(folder, 2)
-    content = {"code in it": {"format": 2, "config": Harm()}, "weights": {"w": torch.zeros(3)}}
-    content |= {"a list": [1, 2], "another format": {"format": 1, "config": CONFIG, "history": []}}
+    content = {
+        "code in it": {"format": module.FORMAT, "config": Harm()},
+        "weights": {"w": torch.zeros(3)},
+        "a list": [1, 2],
+        "another format": {"format": 1, "config": CONFIG, "history": []},
+    }
     torch.save(content[kind], folder / NEW)
     before = files(folder)
-    with pytest.raises(CheckpointError, match="cannot be read here .*start over") as error:
+    with pytest.raises(CheckpointError, match=NEW) as error:
         opened(folder)
-    assert files(folder) == before and not (tmp_path / "harm").exists()
-    assert "damaged" not in str(error.value) and "\n" not in str(error.value)
+    assert files(folder) == before
+    assert not (tmp_path / "harm").exists()
+    assert "damaged" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_that_cannot_be_read_now_is_not_set_aside(tmp_path, monkeypatch):
     """The disk or the network drive hesitates; the file may be good."""
     epochs_saved(tmp_path, 1)
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(CheckpointError, match="cannot be read: Input/output error"),
-    ):
-        patched.setattr(
-            Path, "read_bytes", Mock(side_effect=OSError(errno.EIO, "Input/output error"))
-        )
-        opened(tmp_path)
+    with monkeypatch.context() as patched:
+        hesitating = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+        patched.setattr(Path, "read_bytes", hesitating)
+        with pytest.raises(CheckpointError, match="Input/output error"):
+            opened(tmp_path)
     assert files(tmp_path).keys() == {NEW, OLD}
 
 
-@pytest.mark.parametrize(
-    "value", [np.float64(0.1), np.int64(3), Path("photos")], ids=["float64", "int64", "path"]
-)
-def test_a_numpy_number_or_a_path_is_refused_at_the_first_save(tmp_path, value):
-    """It would be written, and refused when it is read: the run would be lost."""
-    sentence = r"cannot be read back: give float\(x\) instead of a NumPy number, str\(path\)"
-    with pytest.raises(CheckpointError, match=sentence):
-        opened(tmp_path, CONFIG | dict(extra=value))[0].save(range_test={})
-    assert files(tmp_path) == {}
-    checkpoint, _ = opened(tmp_path)
-    checkpoint.save(range_test={})  # optimizer and scheduler come later
-    with pytest.raises(CheckpointError, match=sentence):
-        checkpoint.save(model={}, scheduler={"gamma": value})
-    assert "model" not in opened(tmp_path)[0].state
+@pytest.mark.parametrize("lost", [None, "removed", "damaged"])
+def test_no_resume_puts_the_newest_good_checkpoint_aside(tmp_path, lost):
+    epochs_saved(tmp_path, 2)
+    newest = files(tmp_path)[OLD if lost else NEW]
+    damaged = {}
+    if lost == "removed":
+        (tmp_path / NEW).unlink()  # as after a kill between two renames
+    elif lost == "damaged":
+        (tmp_path / NEW).write_bytes(b"nonsense")
+        damaged = {"checkpoint.damaged.pt": b"nonsense"}
+    assert opened(tmp_path, CONFIG | {"seed": 5}, resume=False).state == {}
+    assert files(tmp_path) == {"checkpoint.replaced.pt": newest} | damaged
+
+
+# --- another run's
 
 
 def test_another_configuration_is_refused_by_name_and_nothing_is_overwritten(tmp_path):
     epochs_saved(tmp_path, 2)
     before = files(tmp_path)
-    with pytest.raises(
-        CheckpointError, match="another folder, or start over .--no-resume"
-    ) as error:
-        opened(tmp_path, CONFIG | dict(seed=7, fingerprint="ab12"))
-    assert "seed is 0 there and 7 here; fingerprint is None there and 'ab12' here" in str(
-        error.value
-    )
+    with pytest.raises(CheckpointError) as error:
+        opened(tmp_path, CONFIG | {"seed": 7, "lr_max": 0.5, "fingerprint": "ab12"})
+    words = str(error.value)
+    assert "seed is 0 there and 7 here" in words
+    assert "lr_max is None there and 0.5 here" in words
+    assert "images" in words and "ab12" not in words  # a number that says nothing to anybody
     assert files(tmp_path) == before
 
 
@@ -160,12 +264,19 @@ def adam(model, **options):
     return torch.optim.Adam(model.parameters(), **options)
 
 
-def restored(folder, lr_max=np.float64(0.01), optimizer=make_optimizer, **options):  # noqa: B008
-    """A new optimizer and a new scheduler meet the checkpoint, as in `fit`, and one epoch is
-    trained and saved.
-    """
-    model, checkpoint = TinyNet(), opened(folder)[0]
-    parts = dict(model=model, optimizer=optimizer(model))
+def heavier(model):
+    return adam(model, weight_decay=0.5)
+
+
+def faster(model):
+    return adam(model, lr=0.02)
+
+
+def restored(folder, lr_max=0.01, optimizer=adam, **options):
+    """A new optimizer and a new scheduler meet the checkpoint; one epoch is trained and saved."""
+    model = TinyNet()
+    checkpoint = opened(folder)
+    parts = {"model": model, "optimizer": optimizer(model)}
     if lr_max:
         parts["scheduler"] = one_cycle(parts["optimizer"], lr_max, 10, 3, **options)
     with contextlib.suppress(CheckpointError):
@@ -173,29 +284,22 @@ def restored(folder, lr_max=np.float64(0.01), optimizer=make_optimizer, **option
     history = checkpoint.restore(**parts)  # a refusal is not forgotten when the cell is run again
     if lr_max:
         for _ in range(10):
-            parts["optimizer"].step(), parts["scheduler"].step()
-    checkpoint.save(
-        history=[*history, *rows(1)], **{name: part.state_dict() for name, part in parts.items()}
-    )
-    return checkpoint, parts
+            parts["optimizer"].step()
+            parts["scheduler"].step()
+    states = {name: part.state_dict() for name, part in parts.items()}
+    checkpoint.save(history=[*history, *rows(1)], **states)
+    checkpoint.release()
+    return checkpoint
 
 
 @pytest.mark.parametrize(
     ("there", "here", "named"),
     [
-        ({}, dict(lr_max=0.005), "max_lr of group 0 is 0.01 there and 0.005 here"),
-        ({}, dict(lr_min=0.001), "initial_lr of group 0 is 0.0001 there and 0.001 here"),
-        ({}, dict(peak=0.5), "_schedule_phases of the scheduler"),
-        (
-            {},
-            dict(optimizer=lambda m: adam(m, weight_decay=0.5)),
-            "weight_decay of group 0 is 0.25 there and 0.5",
-        ),
-        (
-            dict(lr_max=0, optimizer=adam),
-            dict(optimizer=lambda m: adam(m, lr=0.02)),
-            "lr of group 0 is 0.001 there",
-        ),
+        ({}, {"lr_max": 0.005}, "max_lr of group 0 is 0.01 there and 0.005 here"),
+        ({}, {"lr_min": 0.001}, "initial_lr of group 0 is 0.0001 there and 0.001 here"),
+        ({}, {"peak": 0.5}, "_schedule_phases of the scheduler"),
+        ({}, {"optimizer": heavier}, "weight_decay of group 0 is 0 there and 0.5"),
+        ({"lr_max": 0}, {"optimizer": faster}, "lr of group 0 is 0.001 there and 0.02"),
     ],
     ids=["LRMAX", "LRMIN", "peak", "weight decay", "learning rate without a scheduler"],
 )
@@ -204,44 +308,92 @@ def test_other_hyperparameters_are_refused_by_name(tmp_path, there, here, named)
     before = files(tmp_path)
     with pytest.raises(CheckpointError, match="another run") as error:
         restored(tmp_path, **there | here)
-    assert named in str(error.value) and files(tmp_path) == before
-    assert (
-        len(restored(tmp_path, **there)[0].state["history"]) == 2
-    )  # with the same ones it goes on
-
-
-@pytest.mark.parametrize("lost", [None, "removed", "damaged"])
-def test_no_resume_puts_the_newest_good_checkpoint_aside(tmp_path, lost):
-    epochs_saved(tmp_path, 2)
-    newest, damaged = files(tmp_path)[OLD if lost else NEW], {}
-    if lost == "removed":
-        (tmp_path / NEW).unlink()  # as after a kill between two renames
-    elif lost == "damaged":
-        (tmp_path / NEW).write_bytes(b"nonsense")
-        damaged = {"checkpoint.damaged.pt": b"nonsense"}
-    assert opened(tmp_path, CONFIG | dict(seed=5), resume=False)[0].state == {}
-    assert files(tmp_path) == {"checkpoint.replaced.pt": newest} | damaged
-
-
-def test_a_released_checkpoint_cannot_be_used_again(tmp_path):
-    """Another process may have gone on with the run: an old state must not be saved over its newer
-    one.
-    """
-    released = epochs_saved(tmp_path, 1)
-    released.release()
-    epochs_saved(tmp_path, 2)
-    before = files(tmp_path)
-    with pytest.raises(CheckpointError, match="was released: make a new Checkpoint"):
-        save(released, 1)
-    with pytest.raises(CheckpointError, match="was released: make a new Checkpoint"):
-        released.restore(model=TinyNet())
+    assert named in str(error.value)
     assert files(tmp_path) == before
+    assert len(restored(tmp_path, **there).state["history"]) == 2  # the same ones go on
+
+
+def test_a_scheduler_of_an_older_pytorch_is_no_other_run(tmp_path):
+    """torch 2.8's schedulers have `_is_initial`, those of 2.7 have not."""
+
+    class Newer:
+        def state_dict(self):
+            return {"gamma": 0.1, "_is_initial": False, "_step_count": 1, "_schedule_phases": [5]}
+
+    assert hyperparameters(None, Newer()) == {
+        "gamma of the scheduler": 0.1,
+        "_schedule_phases of the scheduler": [5],
+    }
+
+
+# --- what open_run settles
+
+
+def open_again(folder, device="cpu", **options):
+    checkpoint, loader, dtype = open_run(folder, CONFIG, torch.device(device), **options)
+    checkpoint.save(range_test={})
+    return loader, dtype, checkpoint.choices["workers"]
+
+
+def test_a_run_that_goes_on_keeps_what_it_was_begun_with(tmp_path, capsys):
+    asked = {"loader": "torchvision", "precision": "float32", "workers": 5}
+    assert open_again(tmp_path, **asked) == ("torchvision", torch.float32, 5)
+    assert open_again(tmp_path) == ("torchvision", torch.float32, 5)
+    for option in ({"loader": "device"}, {"precision": "bfloat16"}):
+        with pytest.raises(CheckpointError, match=f"{next(iter(option))} is"):
+            open_again(tmp_path, **option)
+    capsys.readouterr()
+    assert open_again(tmp_path, workers=1)[2] == 1
+    assert "5 workers" in capsys.readouterr().out  # they draw other images, which is said
+    assert open_again(tmp_path)[2] == 1
+
+
+def test_a_run_of_a_gpu_goes_on_without_it_and_both_machines_are_named(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    monkeypatch.setattr("extras.hardware.cpu_has_bfloat16", lambda: False)
+    assert open_again(tmp_path, "cuda") == ("device", torch.float16, 2)
+    capsys.readouterr()
+    assert open_again(tmp_path, "cpu") == ("device", torch.float32, 2)
+    words = capsys.readouterr().out
+    assert "begun on Tesla T4" in words
+    assert "float16" in words
+
+
+# --- other processes
+
+
+def test_another_process_that_has_gone_on_meanwhile_is_not_overwritten(tmp_path):
+    """Two that were started at the same moment, and a notebook that is still open."""
+    first = opened(tmp_path)
+    second = opened(tmp_path)
+    first.save(range_test={"lr_max": 1.0})
+    with pytest.raises(CheckpointError, match="another process"):
+        second.save(range_test={"lr_max": 2.0})
+    assert opened(tmp_path).state["range_test"] == {"lr_max": 1.0}
+
+    third = opened(tmp_path)
+    save(third, 1)
+    with pytest.raises(CheckpointError, match="another process"):
+        save(first, 0)
+    assert len(first.restore(model=Mock())) == 1  # it takes up what the other has done
+    first.release()
 
 
 def test_a_drive_without_locks_is_used_without_and_nobody_is_locked_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        pytest.importorskip("fcntl"), "flock", Mock(side_effect=OSError(errno.ENOSYS, "no locks"))
-    )
+    no_locks = Mock(side_effect=OSError(errno.ENOSYS, "no locks"))
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", no_locks)
     checkpoint = epochs_saved(tmp_path, 1)
-    assert checkpoint.lock is None and set(os.listdir(tmp_path)) == {NEW, OLD}
+    checkpoint.restore(model=Mock())
+    assert set(os.listdir(tmp_path)) == {NEW, OLD}
     checkpoint.release()
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, error):
+    read_only = Mock(side_effect=OSError(error, os.strerror(error)))
+    monkeypatch.setattr("extras.files.tempfile.TemporaryFile", read_only)
+    with pytest.raises(CheckpointError, match=f"{tmp_path}.*{os.strerror(error)}"):
+        opened(tmp_path)
