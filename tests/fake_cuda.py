@@ -20,11 +20,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
 TO_CPU = torch.device("cpu:0")  # a copy to the CPU; autograd, which knows of no GPU, says "cpu"
-KERNELS = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")  # of the wheels for CUDA 13
+KERNELS = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]  # of the wheels for CUDA 13
 READING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "bincount"}
 ANSWERS = dict(is_available=True, device_count=1, current_device=0, is_bf16_supported=True)
-ANSWERS |= dict(_lazy_init=None, set_device=None, set_rng_state=None, synchronize=None)
-ANSWERS |= dict(get_device_name="no GPU", get_rng_state=torch.zeros(16, dtype=torch.uint8))
+ANSWERS |= dict(_lazy_init=None, set_device=None, set_rng_state=None, get_arch_list=KERNELS)
+ANSWERS |= dict(get_device_name="no GPU", get_rng_state=None, get_device_capability=(8, 0))
 PACKAGES = torch.serialization._package_registry
 
 
@@ -32,7 +32,7 @@ class CudaTensor(torch.Tensor):
     """An ordinary tensor on the CPU that names another device when Python asks."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
-    device, is_cuda, is_cpu = (property(lambda _, x=x: x) for x in (GPU, True, False))
+    device, is_cuda = property(lambda self: GPU), property(lambda self: GPU.type == "cuda")
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -48,7 +48,7 @@ class CudaTensor(torch.Tensor):
         device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **kwargs)
         options = dict(dtype=dtype or self.dtype, non_blocking=non_blocking)
         options["memory_format"] = layout or torch.preserve_format
-        if device is None or device.type == "cuda":
+        if device is None or device.type != "cpu":
             return super().to(copy=copy, **options)
         return torch.ops.aten._to_copy(self, device=TO_CPU, **options)
 
@@ -75,10 +75,6 @@ class CudaTensor(torch.Tensor):
 class Pretend(TorchDispatchMode):
     """Every operation passes through here: a look at the devices, then the CPU does the work."""
 
-    def __init__(self):
-        super().__init__()
-        self.waits = []
-
     def wait(self, reason):
         frame = sys._getframe(1)
         while __file__ == frame.f_code.co_filename or "/torch/" in frame.f_code.co_filename:
@@ -94,9 +90,9 @@ class Pretend(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         on_cpu = [tensor for tensor in tensors if not isinstance(tensor, CudaTensor)]
         target, from_gpu = kwargs.get("device") or CPU, len(on_cpu) < len(tensors)
-        to_gpu = from_gpu or target.type == "cuda"
+        to_gpu = from_gpu or target.type != "cpu"
         if name == "_to_copy" and target != CPU:
-            to_gpu = target.type == "cuda"
+            to_gpu = target.type != "cpu"
             if from_gpu != to_gpu and not kwargs.get("non_blocking"):
                 self.wait(f"copy to {target.type}")
         elif from_gpu:
@@ -106,10 +102,9 @@ class Pretend(TorchDispatchMode):
         result = CudaTensor.__torch_dispatch__(func, types, args, kwargs)
         return tree_map_only(torch.Tensor, CudaTensor.of, result) if to_gpu else result
 
-    def look(self, func, name, args, on_cpu):
-        """Note where Python waits for the GPU, and raise where devices mix."""
+    def look(self, func, name, args, on_cpu):  # note waits, and raise where devices mix
         strangers = [x for x in on_cpu if x.ndim or torch.Tag.pointwise not in func.tags]
-        if name in READING or (name == "copy_" and on_cpu and True not in args):
+        if name in READING or (name == "copy_" and on_cpu and args[2:] != (True,)):
             self.wait(name)
         if "index" in name and isinstance(args[1], list | tuple):  # [mask or index, …] (= value)
             if on_cpu or any(index is not None and index.dtype is torch.bool for index in args[1]):
@@ -120,24 +115,28 @@ class Pretend(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def fake_gpu(patch):
-    """PyTorch with a GPU that is not there; yields `Pretend`, whose `waits` grow."""
+def fake_gpu(patch, **answers):
+    """PyTorch with a GPU that is not there; `answers` go into the place of torch.cuda's own."""
 
     def with_number(known, *given):  # for the number of "cuda", PyTorch would ask CUDA itself
-        whole = tree_map_only((str, torch.device), lambda x: GPU if str(x) == "cuda" else x, given)
-        return known(*whole[0], **whole[1])
+        a, k = tree_map_only((str, torch.device), lambda x: GPU if str(x) == GPU.type else x, given)
+        return known(*a, **k)
 
     def group(lists, with_indices=False, known=Optimizer._group_tensors_by_device_and_dtype):
         return {(lists[0][0].device, key[1]): part for key, part in known(lists).items()}
 
-    for name, answer in ANSWERS.items():
+    def autocast(self, device_type, *args, known=torch.autocast.__init__, **kwargs):
+        known(self, "cpu", *args, **kwargs)
+
+    for name, answer in {**ANSWERS, **answers}.items():
         patch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
     for owner, name in ((torch.Tensor, "to"), (torch, "tensor"), (torch, "as_tensor")):
         known = getattr(owner, name)
         patch.setattr(owner, name, lambda *a, known=known, **k: with_number(known, a, k))
-    init, health = torch.autocast.__init__, "_accelerator_graph_capture_health_check"
-    patch.setattr(torch.autocast, "__init__", lambda self, _, *a, **k: init(self, "cpu", *a, **k))
+    patch.setattr(torch.Tensor, "pin_memory", lambda tensor, device=None: tensor)
+    patch.setattr(torch.autocast, "__init__", autocast)
     patch.setattr(Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(group))
+    health = "_accelerator_graph_capture_health_check"
     patch.setattr(Optimizer, health, lambda optimizer: None, raising=False)
     tagger = (0, lambda storage: getattr(storage, "tag", None), lambda *_: None)
     patch.setattr(torch.serialization, "_package_registry", [tagger, *PACKAGES])
@@ -145,6 +144,7 @@ def fake_gpu(patch):
     torch._C._set_only_lift_cpu_tensors(True)
     try:
         with Pretend() as pretend:
+            pretend.waits = []
             yield pretend
     finally:
         torch._C._set_only_lift_cpu_tensors(False)
