@@ -20,10 +20,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
 TO_CPU = torch.device("cpu:0")  # a copy to the CPU; autograd, which knows of no GPU, says "cpu"
-KERNELS = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]  # of the wheels for CUDA 13
 READING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "bincount"}
 ANSWERS = dict(is_available=True, device_count=1, current_device=0, is_bf16_supported=True)
-ANSWERS |= dict(_lazy_init=None, set_device=None, set_rng_state=None, get_arch_list=KERNELS)
+ANSWERS |= dict(
+    _lazy_init=None, set_device=None, set_rng_state=None, get_arch_list=["sm_75", "sm_80"]
+)
 ANSWERS |= dict(get_device_name="no GPU", get_rng_state=None, get_device_capability=(8, 0))
 PACKAGES = torch.serialization._package_registry
 
@@ -83,26 +84,27 @@ class Pretend(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), func.overloadpacket.__name__
-        with self:  # in inference mode, operations that consist of others arrive whole
-            parts = func.decompose(*args, **kwargs)
-        if parts is not NotImplemented:
-            return parts
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        on_cpu = [tensor for tensor in tensors if not isinstance(tensor, CudaTensor)]
-        target, from_gpu = kwargs.get("device") or CPU, len(on_cpu) < len(tensors)
+        if torch.is_inference_mode_enabled():  # operations that consist of others arrive whole
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        target, from_gpu = kwargs.get("device") or CPU, CudaTensor in types
         to_gpu = from_gpu or target.type != "cpu"
         if name == "_to_copy" and target != CPU:
             to_gpu = target.type != "cpu"
             if from_gpu != to_gpu and not kwargs.get("non_blocking"):
                 self.wait(f"copy to {target.type}")
         elif from_gpu:
-            self.look(func, name, args, on_cpu)
+            self.look(func, name, args, kwargs)
         if "device" in kwargs:
             kwargs["device"] = CPU
         result = CudaTensor.__torch_dispatch__(func, types, args, kwargs)
         return tree_map_only(torch.Tensor, CudaTensor.of, result) if to_gpu else result
 
-    def look(self, func, name, args, on_cpu):  # note waits, and raise where devices mix
+    def look(self, func, name, args, kwargs):  # note waits, and raise where devices mix
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        on_cpu = [tensor for tensor in tensors if not isinstance(tensor, CudaTensor)]
         strangers = [x for x in on_cpu if x.ndim or torch.Tag.pointwise not in func.tags]
         if name in READING or (name == "copy_" and on_cpu and args[2:] != (True,)):
             self.wait(name)

@@ -461,7 +461,8 @@ def test_nothing_is_channels_last_on_apples_gpu(monkeypatch):
                 layer.register_forward_hook(record)
             train_loader, test_loader = make_loaders("mps", loader=loader)
             optimizer, criterion = train.make_optimizer(net), train.make_criterion()
-            find_lr(net, "mps", train_loader, optimizer, criterion, iterations=40)
+            with contextlib.suppress(ValueError):  # so short a test finds no rates
+                find_lr(net, "mps", train_loader, optimizer, criterion, iterations=20)
             train.train(net, "mps", train_loader, optimizer, criterion)
             test.test(net, "mps", test_loader, criterion)
             test.predict(net, "mps", test_loader, mirrored=True)
