@@ -1,8 +1,8 @@
 """The custom ResNet of the assignment, and the same network without its skip connections.
 
-    from models import s10_model, s10_plain
-    model = s10_model()               # 6,573,120 parameters
-    log_probabilities = model(images) # (N, 3, 32, 32) -> (N, 10)
+from models import s10_model, s10_plain
+model = s10_model()               # 6,573,120 parameters
+log_probabilities = model(images) # (N, 3, 32, 32) -> (N, 10)
 """
 
 import json

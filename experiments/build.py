@@ -11,11 +11,11 @@ from functools import partial
 from types import SimpleNamespace
 
 import torch
-from extras.hardware import memory_format
 
 import dataset
 import models
 import train
+from extras.hardware import memory_format
 
 
 def build(

@@ -76,8 +76,13 @@ def _bars(ax, layers, x: float, y: float, side: float) -> tuple[float, float]:
     """
     fills = {"Conv": utils.BLUE, "Linear": utils.BLUE, "MaxPool": utils.GREEN, "ReLU": utils.YELLOW}
     for layer in layers:
-        fill = next((colour for kind, colour in fills.items() if layer.startswith(kind)), utils.PALE)
-        height, colour = 122 + 8 * np.log2(side), "white" if fill in (utils.BLUE, utils.GREEN) else utils.INK
+        fill = next(
+            (colour for kind, colour in fills.items() if layer.startswith(kind)), utils.PALE
+        )
+        height, colour = (
+            122 + 8 * np.log2(side),
+            "white" if fill in (utils.BLUE, utils.GREEN) else utils.INK,
+        )
         shape = FancyBboxPatch(
             (x + 1, y - height / 2), BAR - 3, height, boxstyle="round,pad=0,rounding_size=4"
         )
@@ -122,7 +127,9 @@ def _skip(ax, start: float, end: float, y: float, branch: str) -> None:
         (end, 140, f"X + {branch}"),
     )
     for x, below, words in labels:
-        ax.text(x, top + below, words, ha="center", color=utils.ORANGE, weight="bold", size=utils.SMALL)
+        ax.text(
+            x, top + below, words, ha="center", color=utils.ORANGE, weight="bold", size=utils.SMALL
+        )
 
 
 @utils.styled

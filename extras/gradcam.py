@@ -1,7 +1,7 @@
 """Grad-CAM: which places of an image speak for a class (Selvaraju et al. 2017, arXiv:1610.02391).
 
-    maps = [grad_cam(model, tensors, classes, model.layer2) for classes in (predicted, labels)]
-    plot_gradcam(images, labels, predicted, *maps, names, path="misc/gradcam.png")
+maps = [grad_cam(model, tensors, classes, model.layer2) for classes in (predicted, labels)]
+plot_gradcam(images, labels, predicted, *maps, names, path="misc/gradcam.png")
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """The numbers of a run: results.json, where they come from in a line, and tables in Markdown.
 
-    numbers = collect(checkpoint, data, found, history, confusion, mirrored_acc, parameters)
-    print(result(numbers))
+numbers = collect(checkpoint, data, found, history, confusion, mirrored_acc, parameters)
+print(result(numbers))
 """
 
 import contextlib

@@ -198,9 +198,7 @@ def server():
 def start(arguments, log, stop=None, figures=False, room=None, wait=None):
     """Start the command line in a process of its own; `exitcode` is -9 after SIGKILL."""
     arguments = [str(argument) for argument in arguments]
-    process = server().Process(
-        target=child, args=(arguments, str(log), stop, figures, room, wait)
-    )
+    process = server().Process(target=child, args=(arguments, str(log), stop, figures, room, wait))
     process.start()
     STARTED.append(process.pid)
     return process

@@ -1,6 +1,5 @@
 """The experiments: every script on small data, resuming, rates and decay, intervals, networks, people."""
 
-import hashlib
 import json
 import math
 import statistics
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 
 import dataset
 import models
-import test
 import train
 import transform
 from experiments import (
@@ -26,7 +24,6 @@ from experiments import (
     learning_rate,
     networks,
     paired,
-    people,
     range_tests,
     results,
     schedules,
@@ -593,7 +590,9 @@ def test_an_effect_is_seen_and_a_comparison_is_of_named_rows():
     ease = rng.random(2000)
     rows = {
         key: [
-            made_up(key, ease + 0.1 * rng.normal(size=2000) < share, seed, {"x": key} if gain else {})
+            made_up(
+                key, ease + 0.1 * rng.normal(size=2000) < share, seed, {"x": key} if gain else {}
+            )
             for seed in (0, 1)
         ]
         for key, gain, share in (("r", 0, 0.8), ("up", 1, 0.86), ("down", 1, 0.74))

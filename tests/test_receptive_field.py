@@ -84,7 +84,11 @@ def test_resnet18_has_the_published_fields():
         "layer2.0.downsample.0": 43,  # the shortcut
     }
     assert {name: rows[name]["receptive_field"] for name in published} == published
-    assert [rows[name]["out_size"] for name in ("conv1", "layer4.1.conv2", "avgpool")] == [112, 7, 1]
+    assert [rows[name]["out_size"] for name in ("conv1", "layer4.1.conv2", "avgpool")] == [
+        112,
+        7,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("depth", [8, 20])
