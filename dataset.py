@@ -91,7 +91,7 @@ class ArrayDataset(Dataset):
         return ArrayDataset(self.data, self.targets, self.classes, transform)
 
     def balanced_subset(self, n):
-        """n images, of each class equally many but for one: always the first ones of each class."""
+        """The first images of each class, n in all, of each equally many as far as it has them."""
         by_class = [np.flatnonzero(self.targets == label) for label in range(len(self.classes))]
         turns = itertools.zip_longest(*by_class)  # the first image of each class, the second, …
         in_turn = [index for turn in turns for index in turn if index is not None]
