@@ -1,16 +1,21 @@
-"""Every folder of images is read rightly, or refused in one clear sentence; the cache only saves
-time.
-"""
+"""Every folder of images is read rightly, or refused in a sentence; the cache only saves time."""
 
 import shutil
 import unicodedata
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 from rights import public_folder, rights
 
-from extras.folder import KEPT, FolderError, cached_arrays, read_folder, read_image
+from extras.folder import (
+    EXTENSIONS,
+    KEPT,
+    FolderError,
+    cached_arrays,
+    read_folder,
+    read_image,
+)
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -43,20 +48,13 @@ def test_pixels_targets_classes_and_order(pets, monkeypatch):
     np.testing.assert_array_equal(read_image("~/pets/train/cat/0cat.png"), noise(0))
     images, targets = data.train
     assert images.dtype == np.uint8 and images.shape == (6, 32, 32, 3)
-    assert targets.dtype == np.int64 and targets.tolist() == [
-        0,
-        1,
-        0,
-        1,
-        0,
-        1,
-    ]  # 0cat, 0dog, 1cat, …
+    assert targets.dtype == np.int64
+    assert targets.tolist() == [0, 1, 0, 1, 0, 1]  # 0cat, 0dog, 1cat, …
     np.testing.assert_array_equal(images, [noise(seed) for seed in (0, 3, 1, 4, 2, 5)])
     np.testing.assert_array_equal(data.test[0], [noise(6), noise(7)])
     assert data.test[1].tolist() == [0, 1] and data.classes == ("cat", "dog") and data.notes == []
-    save(
-        pets / "train/dog/below/1cat.png", noise(8)
-    )  # a sub-folder, and a name that two classes have
+    # a sub-folder, and a name that two classes have
+    save(pets / "train/dog/below/1cat.png", noise(8))
     images, targets = read_folder(pets).train
     np.testing.assert_array_equal(images[2:4], [noise(1), noise(8)])
     assert targets.tolist() == [0, 1, 0, 1, 1, 0, 1]
@@ -74,32 +72,19 @@ def test_formats_and_extensions_in_any_case(pets):
 def test_what_is_adapted_or_left_out_is_said(pets):
     save(pets / "train/cat/large.png", noise(50, (64, 48, 3)))
     save(pets / "train/cat/grey.png", noise(51, (32, 32)))
-    for place in (
-        "train/cat/notes.txt",
-        "train/labels.csv",
-        "test/dog/photo.heic",
-        "train/loose.png",
-    ):
+    names = ("train/cat/notes.txt", "train/labels.csv", "test/dog/photo.HEIC", "train/loose.png")
+    for place in names:
         (pets / place).write_text("no image")
     (pets / "test/dog/link.png").symlink_to("nothing")
-    for place in (
-        "train/.DS_Store",
-        "train/cat/._0cat.png",
-        "train/.ipynb_checkpoints/0.png",
-        "test/cat/.trash/0.png",
-    ):
-        save(pets / place, noise(0), format="PNG")  # hidden
+    for place in (".DS_Store", "cat/._0cat.png", ".ipynb_checkpoints/0.png", "cat/.trash/0.png"):
+        save(pets / "train" / place, noise(0), format="PNG")  # hidden
     data = read_folder(pets)
     resized, converted, left_out = data.notes
-    assert (
-        "1 of 10 images were not 32x32" in resized
-        and "1 of 10 images were not plain RGB" in converted
-    )
-    assert "5 files were left out" in left_out
-    assert all(
-        name in left_out
-        for name in ("notes.txt", "labels.csv", "photo.heic", "loose.png", "link.png")
-    )
+    assert "1 of 10 images were not 32x32" in resized
+    assert "1 of 10 images were not plain RGB" in converted
+    assert "5 files" in left_out and "save it as JPEG" in left_out
+    for place in (*names, "test/dog/link.png"):
+        assert place in left_out
     assert data.classes == ("cat", "dog") and len(data.train[0]) == 8
 
 
@@ -126,10 +111,11 @@ def test_folders_that_are_refused(pets, tmp_path):
     assert "cannot be listed: Not a directory" in refusal(pets / "train/cat/0cat.png")
     assert "but has cat, dog." in refusal(pets / "train")
     shutil.move(pets / "test/dog", pets / "test/Dog")
-    assert "only one has Dog, dog." in refusal(pets)
+    message = refusal(pets)
+    assert "only train/ has dog;" in message and "only test/ has Dog" in message
     for number in range(20):
         (pets / f"train/kind{number:02}").mkdir()
-    assert "kind02, and 17 more" in refusal(pets)
+    assert "kind03, and 16 more" in refusal(pets)
     for folder in [*(pets / "train").iterdir(), *(pets / "test").iterdir()]:
         if folder.name != "cat":
             shutil.rmtree(folder)
@@ -137,6 +123,20 @@ def test_folders_that_are_refused(pets, tmp_path):
     for split in ("train", "test"):
         (pets / split / "dog").mkdir()
     assert "no image (.png" in refusal(pets) and "in train/dog, test/dog." in refusal(pets)
+    assert "HEIC" not in refusal(pets)
+    (pets / "test/dog/photo.heic").write_text("no image for Pillow")
+    assert "HEIC cannot be read" in refusal(pets)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_folder_serves_where_there_is_no_test_folder(pets, name):
+    right = read_folder(pets)
+    (pets / "test").rename(pets / name)
+    found = read_folder(pets)
+    np.testing.assert_array_equal(found.test[0], right.test[0])
+    assert right.notes == [] and len(found.notes) == 1 and f"{name}/" in found.notes[0]
+    shutil.copytree(pets / name, pets / "test")
+    assert read_folder(pets).notes == []  # test/ is taken where there is one
 
 
 def test_broken_images_are_counted_and_the_first_five_named_whatever_is_cached(pets, tmp_path):
@@ -149,13 +149,8 @@ def test_broken_images_are_counted_and_the_first_five_named_whatever_is_cached(p
             read_image(path)
     message = refusal(pets, cache_dir=tmp_path / "cache")
     assert "7 of 15 images" in message and "and 2 more" in message
-    assert [n for n in range(7) if f"train/dog/{n}broken.png cannot be read" in message] == [
-        0,
-        1,
-        2,
-        3,
-        4,
-    ]
+    named = [n for n in range(7) if f"train/dog/{n}broken.png cannot be read" in message]
+    assert named == [0, 1, 2, 3, 4]
 
 
 def test_an_image_that_may_not_be_read_is_named():
@@ -169,18 +164,15 @@ def test_an_image_that_may_not_be_read_is_named():
 def test_resizing_averages_areas_and_cuts_to_the_middle(tmp_path):
     pixels = noise(1, (64, 100, 3))
     expected = pixels[:, 18:82].astype(float).reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
-    assert (
-        np.abs(read_image(save(tmp_path / "a.png", pixels)) - expected).max() <= 1
-    )  # Pillow rounds twice
+    image = read_image(save(tmp_path / "a.png", pixels))
+    assert np.abs(image - expected).max() <= 1  # Pillow rounds twice
     # a large JPEG is decoded at a fraction of its size, which must not be visible
     y, x = np.mgrid[0:1024, 0:1500]
-    pixels = np.stack([x * 255 // 1500, y * 255 // 1024, (x + y) * 255 // 2523], axis=2).astype(
-        np.uint8
-    )
+    pixels = np.stack([x * 255 // 1500, y * 255 // 1024, (x + y) * 255 // 2523], axis=2)
+    pixels = pixels.astype(np.uint8)
     expected = pixels[:, 238:1262].astype(float).reshape(32, 32, 32, 32, 3).mean(axis=(1, 3))
-    assert (
-        np.abs(read_image(save(tmp_path / "large.jpg", pixels, quality=95)) - expected).max() <= 2
-    )
+    image = read_image(save(tmp_path / "large.jpg", pixels, quality=95))
+    assert np.abs(image - expected).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -190,6 +182,32 @@ def test_16_bits_are_scaled_not_clipped(tmp_path, name, kind):
     ramp = np.linspace(0, 1, 32 * 32).reshape(32, 32)
     image = read_image(save(tmp_path / name, (ramp * 65_535).astype(kind)))
     assert np.abs(image - 255.0 * ramp[..., None]).max() <= 0.51
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_files_of_16_bits_are_scaled_by_the_largest_level_of_their_folder(pets, bits):
+    """A scanner's or a microscope's 12 bits do not come out black; all images have one scale."""
+    full = 2**bits - 1
+    ramp = np.linspace(0, 1, 32 * 32).reshape(32, 32)
+    for split in ("train", "test"):
+        save(pets / split / "cat/a bright.png", (ramp * full).astype(np.uint16))
+        save(pets / split / "dog/b dark.png", (ramp * full / 4).astype(np.uint16))
+    data = read_folder(pets)
+    for images, _ in (data.train, data.test):
+        bright, dark = images[-2:]
+        assert np.abs(bright - 255 * ramp[..., None]).max() <= 0.51 + 255 / full
+        assert np.abs(dark - 255 * ramp[..., None] / 4).max() <= 0.51 + 255 / full
+        assert len(np.unique(bright)) == 256
+    said = [note for note in data.notes if "more than 8 bits" in note]
+    assert len(said) == 1 and f"{full:,}" in said[0] and f"{bits} bits" in said[0]
+    assert read_folder(pets).notes == data.notes
+
+
+def test_avif_is_read_where_pillow_can(pets):
+    assert (".avif" in EXTENSIONS) == ("avif" in features.modules and features.check("avif"))
+    if ".avif" in EXTENSIONS:
+        save(pets / "test/cat/z.avif", np.full((32, 32, 3), 90, np.uint8))
+        assert np.abs(read_folder(pets).test[0][-1].astype(int) - 90).max() < 4
 
 
 @pytest.mark.parametrize("level", [np.float32(0.5), np.int32(-1), np.int32(65_536)])
@@ -223,20 +241,12 @@ def test_cmyk_and_grey(tmp_path):
 def test_exif_turns_the_image_upright_and_broken_exif_does_not_cost_it(tmp_path, name):
     upright = np.zeros((48, 64, 3), np.uint8)  # red top left, green top right, blue bottom left
     upright[:24, :32], upright[:24, 32:], upright[24:, :32] = RED, GREEN, BLUE
-    for orientation, turn in {
-        2: 0,
-        3: 3,
-        4: 1,
-        5: 5,
-        6: 2,
-        7: 6,
-        8: 4,
-    }.items():  # as a camera lays it
+    as_a_camera_lays_it = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    for orientation, turn in as_a_camera_lays_it.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
-        Image.fromarray(upright).transpose(Image.Transpose(turn)).save(
-            tmp_path / name, exif=exif, quality=95
-        )
+        turned = Image.fromarray(upright).transpose(Image.Transpose(turn))
+        turned.save(tmp_path / name, exif=exif, quality=95)
         image = read_image(tmp_path / name).astype(int)
         for row, column, colour in ((6, 6, RED), (6, 26, GREEN), (26, 6, BLUE)):
             assert np.abs(image[row, column] - colour).max() < 40
@@ -251,17 +261,14 @@ def test_the_cache_gives_the_same_and_sees_every_change(pets, tmp_path):
         np.testing.assert_array_equal(one, two)
     assert first.classes == second.classes and first.notes == second.notes and len(first.notes) == 1
     save(pets / "test/dog/0dog.png", noise(99))
-    np.testing.assert_array_equal(
-        read_folder(pets, cache_dir=tmp_path / "cache").test[0][1], noise(99)
-    )
+    changed = read_folder(pets, cache_dir=tmp_path / "cache")
+    np.testing.assert_array_equal(changed.test[0][1], noise(99))
     assert read_folder(pets, size=16, cache_dir=tmp_path / "cache").train[0].shape == (7, 16, 16, 3)
 
 
 @pytest.fixture
 def count(tmp_path):
-    """count(key, folder=…): ask the cache for a key's arrays; returns how often they were built so
-    far.
-    """
+    """count(key, folder=…) asks the cache for a key's arrays: how often they were built so far."""
     built = []
 
     def ask(key, folder=tmp_path / "cache"):
@@ -287,13 +294,11 @@ def test_a_damaged_cache_is_built_anew(tmp_path, count):
     count(5)
     (path,) = (tmp_path / "cache").iterdir()
     good = path.read_bytes()
-    for number, damaged in enumerate(
-        [good[:5000] + b"?!" + good[5002:], good[:-100], b"", b"\x80\x04N."]
-    ):
+    damages = [good[:5000] + b"?!" + good[5002:], good[:-100], b"", b"\x80\x04N."]
+    for number, damaged in enumerate(damages):
         path.write_bytes(damaged)
-        assert [count(5), count(5)] == [
-            number + 2
-        ] * 2  # the first mends the file, the second reads it
+        # the first mends the file, the second reads it
+        assert [count(5), count(5)] == [number + 2, number + 2]
 
 
 def test_where_nothing_can_be_written_nothing_is_cached(tmp_path, count):
