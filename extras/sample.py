@@ -14,9 +14,7 @@ SIZE = 32  # pixels
 PIXELS = np.arange(SIZE) - (SIZE - 1) / 2  # their distances from the centre
 
 USUAL_SCENE = 0.8  # share of the images with their class's scene; the others have any
-# lightness and hue of the background, three hues of the object; 0 and 1 are red, 1/3 is green, 2/3
-# is blue
-SCENES = (
+SCENES = (  # lightness and hue of the background, three hues of the object; 0, 1/3, 2/3: R, G, B
     (0.74, 0.10, 0.97, 0.60, 0.08),  # indoors: balloon, cup
     (0.28, 0.22, 0.36, 0.02, 0.10),  # forest: fir, mushroom
     (0.66, 0.55, 0.06, 0.62, 0.95),  # water: fish, sailboat
@@ -35,20 +33,9 @@ OBJECT = {
     "contrast": (0.45, 1),  # below 1, as in mist
     "blur": (1, 2),  # width of an edge, pixels
 }
-FAR = OBJECT | {
-    "scale": (3.5, 6.5),
-    "dx": (-14, 14),
-    "dy": (-14, 14),
-    "contrast": (0.3, 0.6),
-    "blur": (1.5, 3),
-}
-LEAF = OBJECT | {
-    "scale": (4, 9),
-    "dx": (-11, 11),
-    "dy": (-11, 11),
-    "tilt": (0, np.pi),
-    "contrast": (0.8, 1),
-}
+AWAY = dict(scale=(3.5, 6.5), dx=(-14, 14), dy=(-14, 14), contrast=(0.3, 0.6), blur=(1.5, 3))
+BEFORE = dict(scale=(4, 9), dx=(-11, 11), dy=(-11, 11), tilt=(0, np.pi), contrast=(0.8, 1))
+FAR, LEAF = OBJECT | AWAY, OBJECT | BEFORE
 
 
 def disc(x, y, cx, cy, radius):
@@ -67,9 +54,7 @@ def box(x, y, cx, cy, half_width, half_height):
 
 
 def polygon(x, y, *corners):
-    """Distance to a convex polygon, corners counter-clockwise: the farthest of its edges'
-    half-planes.
-    """
+    """Distance to a convex polygon, counter-clockwise: that to the farthest edge's half-plane."""
     distance = -np.inf
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
         ex, ey = bx - ax, by - ay
@@ -128,10 +113,8 @@ def house(x, y, v):
 
 def moon(x, y, v):
     crescent = np.maximum(disc(x, y, 0, 0, 0.95), -disc(x, y, 0.52 + 0.06 * v, 0.2, 0.78))
-    return [
-        (crescent, 0),
-        (np.minimum(disc(x, y, -0.55, -0.2, 0.14), disc(x, y, -0.2, -0.68, 0.1)), 1),
-    ]
+    craters = np.minimum(disc(x, y, -0.55, -0.2, 0.14), disc(x, y, -0.2, -0.68, 0.1))
+    return [(crescent, 0), (craters, 1)]
 
 
 def mushroom(x, y, v):
@@ -150,33 +133,21 @@ def sailboat(x, y, v):
 
 def star(x, y, v):
     fifth, slant = 2 * np.pi / 5, 1.13 - 0.05 * v
-    angle = abs(
-        (np.arctan2(x, y) + fifth / 2) % fifth - fifth / 2
-    )  # 0 at a point, fifth / 2 in a notch
+    # 0 at a point, fifth / 2 in a notch
+    angle = abs((np.arctan2(x, y) + fifth / 2) % fifth - fifth / 2)
     edge = disc(x, y, 0, 0, 0) * np.cos(angle - slant) - np.cos(slant)
     return [(edge, 0), (edge + 0.24, 1)]
 
 
 def leaf(x, y, v):  # no class: it hides a part of the others
     width = 0.25 + 0.08 * v
-    offset = (1 - width**2) / (
-        2 * width
-    )  # two discs with their centres at y = -offset and offset overlap in a leaf
+    # two discs with their centres at y = -offset and offset overlap in a leaf
+    offset = (1 - width**2) / (2 * width)
     return [(disc(x, abs(y), 0, -offset, offset + width), 1)]
 
 
-SHAPES = {
-    balloon: 0,
-    cup: 0,
-    fir: 1,
-    fish: 2,
-    flower: 3,
-    house: 3,
-    moon: 4,
-    mushroom: 1,
-    sailboat: 2,
-    star: 4,
-}
+CLASSES = (balloon, cup, fir, fish, flower, house, moon, mushroom, sailboat, star)
+SHAPES = dict(zip(CLASSES, (0, 0, 1, 2, 3, 3, 4, 1, 2, 4), strict=True))  # with their scenes
 SAMPLE_CLASSES = tuple(shape.__name__ for shape in SHAPES)
 
 
@@ -188,25 +159,21 @@ def draw_colour(rng, hue, chroma, lightness):
 
 
 def draw_palette(rng, shape, n):
-    """Two colours of a background, and three of an object that are lighter in the dark and darker
-    in the light.
-    """
-    scene = np.where(
-        rng.random_sample(n) < USUAL_SCENE, SHAPES[shape], rng.random_sample(n) * len(SCENES)
-    )
+    """Two colours of a background, and three of an object: light in the dark, dark in the light."""
+    usual = rng.random_sample(n) < USUAL_SCENE
+    scene = np.where(usual, SHAPES[shape], rng.random_sample(n) * len(SCENES))
     level, ground_hue, *hues = np.array(SCENES)[scene.astype(int)].T
     side = np.where(level < 0.5, 1, -1)
     level = level + rng.uniform(-0.1, 0.1, n)
     ground = [draw_colour(rng, ground_hue, (0.08, 0.2), level + shift) for shift in (-0.05, 0.1)]
-    return ground, [
+    paints = [
         draw_colour(rng, hue, (0.14, 0.28), level + side * rng.uniform(0.3, 0.5, n)) for hue in hues
     ]
+    return ground, paints
 
 
 def blend(image, paint, distance, opacity=1.0):
-    """Paint over the images, (n, 3, 32, 32), inside an edge given by its distance in pixels; in
-    place.
-    """
+    """Paint over the images, (n, 3, 32, 32), inside the edge at distance 0 (pixels); in place."""
     image += (opacity * np.clip(0.5 - distance, 0, 1))[:, None] * (paint - image)
 
 
@@ -220,16 +187,12 @@ def draw_object(image, shape, rng, ground, paints, ranges):
 
     layers = [(distance * scale, paint) for distance, paint in shape(x, y, v)]
     outline = np.minimum.reduce([distance for distance, _ in layers])
-    blend(
-        image[..., 2:, 1:], 0.4 * ground[0], outline[:, :-2, :-1] / 3, 0.5 * contrast
-    )  # shadow, to the lower right
+    below = image[..., 2:, 1:]  # the shadow falls to the lower right
+    blend(below, 0.4 * ground[0], outline[:, :-2, :-1] / 3, 0.5 * contrast)
     light = 1 + 0.12 * np.clip(py - px, -1, 1)[:, None]  # from the upper left
     for distance, paint in layers:
-        blend(
-            image,
-            light * (ground[0] + contrast[:, None] * (paints[paint] - ground[0])),
-            distance / blur,
-        )
+        colour = ground[0] + contrast[:, None] * (paints[paint] - ground[0])
+        blend(image, light * colour, distance / blur)
 
 
 def draw_images(shape, far_shape, rng, n):
@@ -245,30 +208,26 @@ def draw_images(shape, far_shape, rng, n):
     draw_object(image, shape, rng, ground, paints, OBJECT)
     draw_object(image, leaf, rng, ground, draw_palette(rng, shape, n)[1], LEAF)
     image += rng.uniform(-0.02, 0.02, image.shape)  # grain
-    # The last bits of a sine depend on the processor; in float64 and rounded, they do not reach the
-    # image.
+    # the last bits of a sine depend on the processor; rounded, they do not reach the image
     return (np.round(255 * np.clip(image, 0, 1), 6) + 0.5).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def draw_sample(train=True):
-    """Draw the 4,096 training images, or the 1,024 test images of the same distribution; always the
-    same ones.
+    """Draw the 4,096 training or the 1,024 test images of one distribution, always the same ones.
 
     Returns images, (N, 32, 32, 3) uint8, and labels, (N,) int64, indices into `SAMPLE_CLASSES`. The
     first n images hold each class equally often, give or take one, for any n.
     """
     count, seed = (4096, 10) if train else (1024, 11)
-    rng = np.random.RandomState(
-        seed
-    )  # its stream is frozen; that of default_rng may change with NumPy's version
+    # its stream is frozen; that of default_rng may change with NumPy's version
+    rng = np.random.RandomState(seed)
     rounds = -(-count // len(SHAPES))
     labels = rng.random_sample((rounds, len(SHAPES))).argsort(axis=1).ravel()[:count]
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     for label, shape in enumerate(SHAPES):
         of_class = np.flatnonzero(labels == label)
-        for first, far_shape in enumerate(
-            SHAPES
-        ):  # each in a tenth of the images, so that it tells nothing
+        # each shape far behind in a tenth of the images, so that it tells nothing
+        for first, far_shape in enumerate(SHAPES):
             part = of_class[first :: len(SHAPES)]
             images[part] = draw_images(shape, far_shape, rng, len(part))
     return images, labels
