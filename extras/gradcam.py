@@ -95,27 +95,32 @@ def plot_gradcam(
     together = {"images": images, "labels": labels, "predictions": predictions}
     utils.check_lengths(**together, maps_predicted=maps_predicted, maps_true=maps_true)
     utils.check_classes(classes, labels=labels, predictions=predictions)
-    shown, side, group = range(min(MOST, len(images))), 128, 408
-    fig = utils.new_figure(utils.WIDTH, 24 + -(-len(shown) // 2) * (side + 34), None)
+    shown = range(min(MOST, len(images)))
+    side = utils.sharp_side(images[0], 128)
+    width, height = 408, side + 32  # of an image with its two maps; two of them stand in a row
+    fig = utils.new_figure(utils.WIDTH, 18 + -(-len(shown) // 2) * height, None)
     for i in shown:
-        x, y = utils.MARGIN + i % 2 * group, 24 + i // 2 * (side + 34)
-        cells = [
+        corner = utils.MARGIN + i % 2 * width, 18 + i // 2 * height
+        cells = utils.image_grid(fig, [images[i]] * 3, 3, side, corner)
+        right = predictions[i] == labels[i]
+        mark, colour = ("✓", utils.BLUE) if right else ("✗", utils.ORANGE)
+        parts = [
             ("image", "", utils.INK, None),
-            ("predicted", classes[predictions[i]], utils.ORANGE, maps_predicted),
-            ("true", classes[labels[i]], utils.BLUE, maps_true),
+            ("predicted class", f"{mark} {classes[predictions[i]]}", colour, maps_predicted),
+            ("true class", f"✓ {classes[labels[i]]}", utils.BLUE, maps_true),
         ]
-        for column, (heading, name, colour, maps) in enumerate(cells):
-            left = x + column * (side + utils.GAP)
-            ax = utils.put_image(fig, images[i], left, y + 22, side)
-            utils.put_text(fig, left, y, name, side, size=12, color=colour, weight="bold")
+        for cell, (heading, caption, colour, maps) in zip(cells, parts, strict=True):
+            ax, x, y = cell
+            utils.put_text(fig, x, y + 5, caption, side, size=12, color=colour)
             if i < 2:
-                utils.put_text(fig, left, -2, heading, side, size=12, color=utils.GREY)
+                utils.put_text(fig, x, -4, heading, side, size=12, color=utils.GREY)
             if maps is not None:
                 draw_contours(ax, maps[i], max(np.shape(images[i])[:2]), colour)
+    title = "Where the network sees its answer, and where the true class"
+    if len(images) > MOST:
+        title = f"{title}: {MOST} of {len(images):,}"
     words = "Grad-CAM: contours at 50 % (thin) and 80 % (thick) of the largest value of each map"
-    return utils.finish(
-        fig, f"Evidence for the predicted and for the true class\n{words}", note, path
-    )
+    return utils.finish(fig, f"{title}\n{words}", note, path)
 
 
 def draw_contours(ax, heat, side: int, colour: str) -> None:

@@ -101,7 +101,7 @@ def has_window(what: str) -> bool:
 
 
 def window(node, layer, what, before, size):
-    """(kernel, stride, padding, dilation) of what takes `before` pixels to `size`; None: unknown."""
+    """(kernel, stride, padding, dilation) from `before` to `size` pixels; None: unknown."""
     index = node.args[1] if what.startswith("getitem") else None
     if isinstance(layer, WINDOWS):
         values = layer.kernel_size, layer.stride, layer.padding, getattr(layer, "dilation", 1)
