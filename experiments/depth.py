@@ -60,7 +60,7 @@ LOOKS = (
 
 
 def table(rows):
-    """Training loss and test accuracy at the end in Markdown, and the deepest beside the shallowest."""
+    """Training loss and test accuracy at the end in Markdown; 44 layers beside 8, and beside plain."""
     lines = []
     for runs in rows.values():
         loss = f"{mean(runs, 'train_loss'):.3f}"

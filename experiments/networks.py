@@ -93,8 +93,8 @@ def make_model(name, num_classes=10):
     """Make a network by its name.
 
     "s10_model" and "s10_plain"; "s10_unscaled", whose FC is as PyTorch initialises it;
-    "s10_logits_8", the same with logits × 1/8 in every step; "resnet44" or "resnet44_plain" for any
-    depth of He et al.'s.
+    "s10_logits_8", the same with logits × 1/8 in every step; "resnet44", "resnet44_plain" and other
+    depths of He et al.'s.
     """
     if name.startswith("resnet"):
         depth, residual = depth_of(name)

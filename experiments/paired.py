@@ -75,7 +75,7 @@ def correct_images(runs):
 
 
 def seed_spread(table):
-    """How much runs scatter about their rows and seeds, from the rows that have the seeds in common.
+    """How much runs scatter about their rows and seeds, from the rows with the same seeds.
 
     Args:
         table: a {seed: by image} for each row, the reference first.

@@ -39,7 +39,7 @@ RECIPE = train.RECIPE | dict(
 
 @dataclass(frozen=True)
 class Row:
-    """`key` names the row in files, `name` is for people, `changes` is what differs from the recipe.
+    """One row: `key` names it in files, `name` is for people, `changes` is what differs.
 
     LRMIN and LRMAX come from the range test, with the same seed, of the row whose key is `rates`;
     or LRMAX is `lr_max`, a number or one for each seed in a dict, and LRMIN a hundredth of it.
@@ -104,7 +104,7 @@ class Study:
 
 
 def size_name(data, run_settings):
-    """A name for the size of a run: "full", "cifar10-5000", "sample-full", "cifar10-1000-2-epochs"."""
+    """A name for the size of a run: "full", "cifar10-5000", "cifar10-1000-2-epochs"."""
     name = settings.run_name(data, run_settings) or "full"
     epochs = run_settings.epochs
     return name if epochs == settings.FULL.epochs else f"{name}-{epochs}-epochs"
@@ -250,7 +250,7 @@ def train_row(study, row, seed):
 
 
 def scaled_decay(recipe, steps):
-    """The decay of a run: fewer images make fewer steps, and each shrinks the weights by as much more.
+    """The decay of a run: fewer steps, each with as much more of it.
 
     A decay that is added to the gradient (Adam) is no shrinkage, and stays what it is.
     """

@@ -1,5 +1,7 @@
-"""The experiments: every script on small data, resuming, rates and decay, intervals, networks, people."""
+"""The experiments: every script on small data, resuming, rates, intervals, networks, people."""
 
+import hashlib
+import http.client
 import json
 import math
 import statistics
@@ -24,6 +26,7 @@ from experiments import (
     learning_rate,
     networks,
     paired,
+    people,
     range_tests,
     results,
     schedules,
@@ -276,10 +279,11 @@ def test_peaks_and_the_cycle_of_2023():
 
 
 def test_decay_is_scaled_by_the_number_of_steps_and_nothing_else(small, monkeypatch):
-    used, by_key = {}, {row.key: row for row in (*ablation.ROWS, *learning_rate.ROWS)}
+    by_key = {row.key: row for row in (*ablation.ROWS, *learning_rate.ROWS)}
+    used = {}
 
     def fit(model, device, loader, optimizer, criterion, scheduler, **options):
-        used[current] = optimizer.param_groups[0]["weight_decay"], type(optimizer).__name__
+        used[row.key] = optimizer.param_groups[0]["weight_decay"], type(optimizer).__name__
         raise ArithmeticError("enough")
 
     this = make_study(rows=list(by_key.values()))
@@ -288,7 +292,7 @@ def test_decay_is_scaled_by_the_number_of_steps_and_nothing_else(small, monkeypa
     tests = {"recipe": found, "strict": strict}
     monkeypatch.setattr(study, "range_test", lambda _, row, __: tests[row.key])
     monkeypatch.setattr(train, "fit", fit)
-    for current, row in by_key.items():
+    for row in by_key.values():
         with pytest.raises(ArithmeticError, match="enough"):
             study.train_row(this, row, 0)
     scaled = pytest.approx(0.25 * 2352 / 4)  # four epochs of one batch, where a full run has 2,352
@@ -488,7 +492,7 @@ def test_a_rate_has_one_point_on_a_line():
 
 
 def test_committed_results_are_drawn_from_their_files(tmp_path):
-    """What the page shows: each file's lines in one table, and nothing of the old rules among new."""
+    """What the page shows; rows of 1cd1259 say so, and new ones of depth join the old."""
     lines = {
         name: results.read(MISC / f"{name}.json")
         for name in ("ablation", "learning_rate", "depth", "gradient_flow")
@@ -629,3 +633,90 @@ def test_what_the_range_tests_say(small):
 
 
 # --- people -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(small, monkeypatch, tmp_path):
+    """The answers of 51 made-up people for 50 images, and weights beside their results.json."""
+    counts = np.random.default_rng(0).multinomial(51, [0.1] * 10, size=50).astype("int64")
+    np.save("counts.npy", counts)
+    monkeypatch.setenv("CIFAR10H_URL", str(tmp_path / "counts.npy"))
+    digest = hashlib.sha256(Path("counts.npy").read_bytes()).hexdigest()
+    monkeypatch.setattr(people, "SHA256", digest)
+    torch.save(Narrow().state_dict(), "weights.pt")
+    about = dict(
+        network="s10_model",
+        classes=list(small.classes),
+        mean=list(small.mean),
+        std=list(small.std),
+        images=200,
+    )
+    Path("results.json").write_text(json.dumps(about), encoding="utf-8")
+    return small
+
+
+def test_people_and_their_figure(counted, capsys):
+    people.main(["--weights", "weights.pt"])
+    result = json.loads(Path("misc/people/people.json").read_text(encoding="utf-8"))
+    assert sum(result["kinds"].values()) == result["misclassified"]
+    assert len(result["classes"]) == 10 and result["train_images"] == 200
+    assert {path.suffix for path in Path("misc/people").iterdir()} == {".json", ".png"}
+    assert not [path for path in Path("misc").iterdir() if path.is_file()]  # what is shown stays
+    assert people.captions_for(counted, [0], [1])
+    assert people.captions_for(counted.limited(100), [0], [1]) is None
+    with pytest.raises(SystemExit, match="nothing.pt"):
+        people.main(["--weights", "nothing.pt"])
+    about = json.loads(Path("results.json").read_text(encoding="utf-8"))
+    Path("results.json").write_text(json.dumps(about | {"classes": ["cat", "dog"]}))
+    with pytest.raises(SystemExit, match="cat, dog"):
+        people.main(["--weights", "weights.pt"])
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        http.client.IncompleteRead(b"half"),
+        http.client.BadStatusLine(""),
+        OSError("no route to host"),
+        ValueError("unknown url type"),
+    ],
+)
+def test_people_are_left_out_where_they_cannot_be_had(counted, monkeypatch, capsys, trouble):
+    monkeypatch.setenv("CIFAR10H_URL", "https://example.org/counts.npy")
+    monkeypatch.setattr(people.urllib.request, "urlopen", Mock(side_effect=trouble))
+    assert people.captions_for(counted, [0], [1]) is None
+    people.main(["--weights", "weights.pt"])
+    assert capsys.readouterr().out.count("left out") == 2 and not Path("misc").exists()
+
+
+def test_another_file_is_not_taken_for_cifar10h(counted, monkeypatch, capsys):
+    monkeypatch.setattr(people, "SHA256", "0" * 64)
+    assert people.counts_or_none() is None and "sha256" in capsys.readouterr().out
+
+
+def test_what_people_say_of_mistakes():
+    """More than half of the people, not half of them and not the most frequent answer."""
+    counts = np.array([[50, 1, 0], [10, 41, 0], [45, 6, 0], [51, 0, 0], [51, 0, 0], [26, 26, 0]])
+    labels = np.zeros(6, dtype=int)
+    predicted = np.array([0, 1, 1, 1, 2, 1])
+    found = people.kinds(counts, labels, predicted, doubtful=[4])
+    assert [list(indices) for indices in found.values()] == [[4], [1], [2, 5], [3]]
+    counts = np.vstack([counts, [[12, 20, 19]]])  # the most frequent, and not most people
+    found = people.kinds(counts, np.append(labels, 0), np.append(predicted, 1), doubtful=[4])
+    assert list(found["some_people"]) == [2, 5, 6]
+    found = people.kinds(np.array([[24, 27]]), np.array([0]), np.array([1]), doubtful=[])
+    assert list(found["most_people"]) == [0]
+    result = people.compare(counts[:5], labels[:5], predicted[:5], ["cat", "dog", "frog"], [4])
+    assert result["accuracy"]["network"] == 20 and result["accuracy"]["majority"] == 80
+    assert result["accuracy"]["one_person"] == pytest.approx(100 * (50 + 10 + 45 + 51 + 51) / 255)
+    assert result["people_divided"] == result["network_wrong_where_people_divided"] == 1
+    assert people.captions(counts, np.append(labels, 0), np.append(predicted, 1))[1] == (
+        "people ✗ 80 ✓ 20"
+    )
+
+
+def test_people_knows_the_doubtful_labels_and_stands_alone():
+    doubtful = [int(number) for number in people.DOUBTFUL.split()]
+    assert len(set(doubtful)) == 54 and (min(doubtful), max(doubtful)) == (165, 9793)
+    source = Path(people.__file__).read_text(encoding="utf-8")
+    assert "from main" not in source and "import main" not in source
