@@ -1,119 +1,73 @@
-"""Augmentation on one thread: images/s of DeviceLoader ("ours"), albumentations, torchvision and
-kornia.
+"""Augmentation on one thread: ours (`DeviceLoader`), albumentations, torchvision and kornia.
 
-The same steps (crop, flip, one 8×8 hole, normalise) from uint8 images in memory to shuffled float32
-batches.
+The same steps (crop with padding 4, flip, one 8x8 hole, normalise) from uint8 images in memory to
+shuffled float32 batches.
 """
 
 import cv2
 import torch
 
 import dataset
-from benchmarks.common import alternate, command, goal, noise_data, ratios, row, speed_row
+from benchmarks.common import alternate, goal, noise_data, ratios, row, speed_row
 from transform import HOLE, MEAN, PADDING, SIZE, STD
+
+# Those that take whole batches get more images, so that each takes long enough to be timed
+IMAGES = {"ours": 20_480, "albumentations": 2048, "torchvision": 2048, "kornia": 8192}
+BATCH_SIZE = 512
 
 
 class KorniaLoader:
-    """All images on the device, shuffled and augmented in batches: what `DeviceLoader` does, with
-    kornia.
+    """What `DeviceLoader` does, with kornia; `cropping` is "slice" or "resample", its two ways."""
 
-    Args:
-        cropping: "slice" or "resample", kornia's two ways to crop; which is faster depends on the
-            device.
-    """
-
-    def __init__(self, data, batch_size, device, cropping):
+    def __init__(self, data, cropping):
         import kornia.augmentation as K
 
         area = (HOLE / SIZE) ** 2  # of the hole, as a fraction of the image's
-        self.images = torch.from_numpy(data.data).to(device).permute(0, 3, 1, 2).contiguous()
-        self.labels, self.batch_size = torch.as_tensor(data.targets).to(device), batch_size
-        # normalised first, so that padding and hole are zero, as with the others
+        crop = dict(padding=PADDING, padding_mode="reflect", cropping_mode=cropping)
+        self.images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+        self.labels = torch.as_tensor(data.targets)
         self.augment = torch.nn.Sequential(
-            K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
-            K.RandomCrop((SIZE, SIZE), padding=PADDING, fill=0, cropping_mode=cropping),
+            K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),  # first: then the hole is zero
+            K.RandomCrop((SIZE, SIZE), **crop),
             K.RandomHorizontalFlip(p=0.5),
             K.RandomErasing(p=1, scale=(area, area), ratio=(1, 1), value=0),
-        ).to(device)
+        )
 
     def __iter__(self):
-        for chosen in (
-            torch.randperm(len(self.images)).to(self.images.device).split(self.batch_size)
-        ):
+        for chosen in torch.randperm(len(self.images)).split(BATCH_SIZE):
             yield self.augment(self.images[chosen].float() / 255), self.labels[chosen]
 
 
-def image_loaders(n, batch):
-    """{name: (loader, images)} of the libraries that take one image at a time."""
-    names, data = ("albumentations", "torchvision"), noise_data(n)
-    return {name: (dataset.loaders(data, batch, loader=name, workers=0)[0], n) for name in names}
-
-
-def batch_loaders(n, batch, device):
-    """{name: (loader, images)} of those that take a batch at a time; they get more, so that it can
-    be timed.
-    """
-    found = {"ours": (dataset.DeviceLoader(noise_data(5 * n).train, batch, device), 5 * n)}
+def make_loaders(data):
+    """A loader by each library; kornia's are left out where it is not installed."""
+    loaders = {"ours": dataset.DeviceLoader(data["ours"].train, BATCH_SIZE)}
+    for name in ("albumentations", "torchvision"):
+        loaders[name] = dataset.loaders(data[name], BATCH_SIZE, loader=name, workers=0)[0]
     try:
         for cropping in ("slice", "resample"):
-            found[f"kornia, {cropping}"] = (
-                KorniaLoader(noise_data(2 * n).train, batch, device, cropping),
-                2 * n,
-            )
+            loaders[f"kornia, {cropping}"] = KorniaLoader(data["kornia"].train, cropping)
     except ImportError:
-        print(
-            "  kornia is not installed, so its rows are left out: pip install -r benchmarks/requirements.txt"
-        )
-    return found
+        print("kornia is left out: pip install -r benchmarks/requirements.txt")
+    return loaders
 
 
-def race(loaders, repeats, device, where):
-    """Rows of images/s, then rows of how many times as many ours has."""
-
-    def exhaust(loader):
-        for _ in loader:
-            pass
-
-    seconds = alternate(
-        {name: lambda x=x: exhaust(x) for name, (x, _) in loaders.items()}, repeats, device
-    )
-    each = {
-        name: [s / loaders[name][1] for s in times] for name, times in seconds.items()
-    }  # seconds an image
-    others = [name for name in each if name != "ours"]
-    compared = [
-        row(f"ours / {name}, {where}", ratios(each[name], each["ours"]), "times") for name in others
-    ]
-    return [speed_row(f"{name}, {where}", 1, times) for name, times in each.items()], compared
-
-
-def measure(size):
-    n, batch = (32, 16) if size.tiny else (4096, 512)
-    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+def measure(sizes):
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    loaders = image_loaders(n // 2, batch) | batch_loaders(n, batch, cpu)
-    rows, compared = race(loaders, size.repeats(5), cpu, "one thread")
+    loaders = make_loaders({name: noise_data(n) for name, n in IMAGES.items()})
+    contestants = {name: lambda x=loader: [None for _ in x] for name, loader in loaders.items()}
+    seconds = alternate(contestants, sizes.repeats, torch.device("cpu"))
     torch.set_num_threads(threads)
-    goals = [goal(compared[0], "at least", 20)]
-    if len(compared) > 2:  # kornia is there: the goal is against the faster of its two ways
-        goals.append(
-            goal(
-                min(compared[2:], key=lambda one: one["value"]),
-                "at least",
-                3,
-                "ours / kornia, one thread",
-            )
-        )
-    if size.device.type != "cpu":
-        rows += race(
-            batch_loaders(10 * n, batch, size.device),
-            size.repeats(5),
-            size.device,
-            size.device.type,
-        )[0]
-    return rows + compared, goals
 
-
-if __name__ == "__main__":
-    command("pipeline", measure)
+    images = {name: IMAGES[name.partition(",")[0]] for name in loaders}
+    each = {name: [s / images[name] for s in times] for name, times in seconds.items()}
+    rows = [speed_row(f"{name}, one thread", 1, times) for name, times in each.items()]
+    ours = each.pop("ours")
+    faster = [
+        row(f"ours / {name}, one thread", ratios(s, ours), "times") for name, s in each.items()
+    ]
+    goals = [goal(faster[0], "at least", 20)]
+    if len(faster) > 2:  # kornia is there: against the faster of its two ways
+        goals.append(goal(min(faster[2:], key=lambda one: one["value"]), "at least", 3))
+    return rows + faster, goals

@@ -1,10 +1,10 @@
-"""The benchmarks: like is compared with like, results have the contract's keys, and the tables say
-what they say.
-"""
+"""benchmarks/: like is compared with like, results have the contract's keys, README quotes them."""
 
 import json
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,142 +12,138 @@ import pytest
 import torch
 from torch import nn
 
+import benchmarks.__main__ as command
+import dataset
 import models
-from benchmarks import common, course, overhead, pipeline, step, tables
-from dataset import CLASSES, ArrayDataset, Data
-from extras import settings
+from benchmarks import common, epoch, pipeline, step
+from extras import hardware
 
-CPU, ROOT = torch.device("cpu"), Path(__file__).parent.parent
-README = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
-IN_PROCESS = [
-    (pipeline, False),
-    (overhead, False),
-    (step, True),
-    (step, False),
-    (course, True),
-    (course, False),
-]
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+SIZES = ["--images", "8", "--batch-size", "4", "--repeats", "1"]
 
 
 def small_network(classes=10):
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 8, stride=8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, classes)
-    )
+    layers = [nn.Conv2d(3, 4, 8, stride=8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, classes)]
+    return nn.Sequential(*layers)
 
 
-def check(path):
-    """The contract's keys in a result; returns it."""
-    result = json.loads(path.read_text())
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_result_has_the_keys_of_the_contract(has_bfloat16, monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "s10_model", small_network)  # what is timed does not matter here
+    monkeypatch.setattr(hardware, "pick_device", lambda: CPU)
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(pipeline, "IMAGES", dict.fromkeys(pipeline.IMAGES, 20))
+    monkeypatch.setattr(step, "SIDES", (32, 64))
+    monkeypatch.setattr(command, "NAMES", ("pipeline", "step", "epoch"))
+    command.main([*SIZES, "--out", str(tmp_path)])
+    check(tmp_path / "results-cpu.json", has_bfloat16)
+
+
+def test_the_committed_result_has_them_too():
+    check(ROOT / "benchmarks/results-cpu.json", has_bfloat16=True)
+
+
+def check(path, has_bfloat16):
+    result = json.loads(path.read_text(encoding="utf-8"))
     assert set(result) == {"benchmark", "device", "versions", "rows", "goals"}
-    assert settings.cpu_name() in result["device"] and "torch" in result["versions"]
-    assert all(
-        set(row) >= {"name", "value", "unit"} and 0 <= row["value"] < 1e9 for row in result["rows"]
+    assert result["device"] and "torch" in result["versions"]
+    rows = {(row["benchmark"], row["name"]): row["value"] for row in result["rows"]}
+    assert len(rows) == len(result["rows"]) and {"pipeline", "step", "epoch"} <= {
+        b for b, _ in rows
+    }
+    assert all(row["unit"] and 0 <= row["value"] < 1e9 for row in result["rows"])
+    for goal in result["goals"]:
+        value = rows[goal["benchmark"], goal["name"]]
+        assert goal["value"] == value
+        met = value >= goal["goal"] if goal["sense"] == "at least" else value <= goal["goal"]
+        assert goal["met"] == met
+    assert any("bfloat16" in goal["name"] for goal in result["goals"]) == has_bfloat16
+
+
+def test_two_processes_train_and_are_timed():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "scaling", *SIZES],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    assert all(set(goal) >= {"name", "goal", "value", "met"} for goal in result["goals"])
-    assert len({row["name"] for row in result["rows"]}) == len(result["rows"])
-    return result
+    assert done.returncode == 0, done.stderr
+    speeds = re.findall(r"processes?, one thread each: ([\d.,]+) images/s", done.stdout)
+    assert len(speeds) == 2, done.stdout
 
 
-@pytest.mark.parametrize(("module", "has_bfloat16"), IN_PROCESS)
-def test_results_have_the_keys_of_the_contract(module, has_bfloat16, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        models, "s10_model", small_network
-    )  # the benchmarks' arithmetic does not depend on it
-    monkeypatch.setattr(step, "peak_elsewhere", step.peak_memory)
-    monkeypatch.setattr(settings, "pick_device", lambda: CPU)
-    monkeypatch.setattr(settings, "cpu_has_bfloat16", lambda: has_bfloat16)
-    monkeypatch.setattr(sys, "argv", ["benchmark", "--tiny", "--out", str(tmp_path)])
-    common.command("it", module.measure)
-    goals = check(tmp_path / "it-cpu.json")["goals"]
-    assert goals and any("bfloat16" in goal["name"] for goal in goals) == has_bfloat16
-
-
-@pytest.mark.parametrize(("name", "goals"), [("start", 3), ("scaling", 1)])
-def test_benchmarks_of_whole_processes_run(name, goals, tmp_path):
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--tiny", "--out", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
-    assert len(check(next(tmp_path.glob(f"{name}-*.json")))["goals"]) == goals
-
-
-def test_every_library_does_the_same_steps(monkeypatch):
-    """Images of one brightness, which tells their class: each pixel is the image's or the mean
-    colour.
-    """
+def test_every_library_does_the_same_steps():
+    """Images of one brightness, which tells their class: all but the hole has it, padding too."""
     targets = np.arange(40) % 10
-    images = np.broadcast_to((20 * targets + 5)[:, None, None, None], (40, 32, 32, 3)).astype(
-        np.uint8
-    )
-    data = ArrayDataset(images, targets, CLASSES)
-    monkeypatch.setattr(pipeline, "noise_data", lambda n: Data("plain", data, data))
+    levels = (20 * targets + 5).astype(np.uint8)
+    images = np.broadcast_to(levels[:, None, None, None], (40, 32, 32, 3)).copy()
+    split = dataset.ArrayDataset(images, targets, dataset.CLASSES)
+    data = dataset.Data("plain", split, split)
     mean, std = torch.tensor([pipeline.MEAN, pipeline.STD]).view(2, 3, 1, 1)
-    for name, (loader, _) in (
-        pipeline.image_loaders(40, 16) | pipeline.batch_loaders(40, 16, CPU)
-    ).items():
+    loaders = pipeline.make_loaders(dict.fromkeys(pipeline.IMAGES, data))
+    assert len(loaders) >= 3
+    for name, loader in loaders.items():
         batch, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
         assert batch.dtype == torch.float32 and sorted(labels.tolist()) == sorted(targets), name
-        filled = (batch.abs() < 0.012).all(dim=1)  # the mean colour is rounded to uint8
-        kept = (batch - ((20 * labels.view(-1, 1, 1, 1) + 5) / 255 - mean) / std).abs().amax(
-            dim=1
-        ) < 1e-4
-        area = filled.sum(dim=(1, 2))
-        assert (filled | kept).all() and (area >= 64).all() and (area > 64).sum() > 20, name
+        hole = (batch.abs() < 0.012).all(dim=1)  # the mean colour is rounded to uint8
+        expected = ((20 * labels.view(-1, 1, 1, 1) + 5) / 255 - mean) / std
+        kept = (batch - expected).abs().amax(dim=1) < 1e-4
+        assert (hole ^ kept).all() and (hole.sum(dim=(1, 2)) == 64).all(), name
 
 
 def test_the_loop_of_2023_is_the_one_that_was_committed():
-    recipe = json.loads((ROOT / "misc/original-2023.json").read_text())["recipe"]
-    old, transform = course.Notebook2023(10, 5, CPU), course.transforms_2023()
+    text = (ROOT / "misc/original-2023.json").read_text(encoding="utf-8")
+    recipe = json.loads(text)["recipe"]
+    old = epoch.Notebook2023(common.Sizes(CPU, 5, 10, 1))
     options = old.optimizer.defaults
-    assert (
-        not options["decoupled_weight_decay"]
-        and not options["fused"]
-        and options["weight_decay"] == 1e-4
-    )
+    assert not options["decoupled_weight_decay"] and options["weight_decay"] == 1e-4
+    assert not options["fused"] and old.loader.num_workers == 2
+    transform = epoch.transforms_2023()
     assert all(type(one).__name__ in recipe["transforms"] for one in transform.transforms[:-1])
-    assert next(old.model.parameters()).is_contiguous() and old.loader.num_workers == 2
     white = [transform(image=np.full((32, 32, 3), 255, np.uint8))["image"] for _ in range(40)]
     assert {int((image[0] < 1).sum()) for image in white} == {0, 100}
 
 
 def test_contestants_take_turns_and_goals_are_compared():
     calls = []
-    assert (
-        len(
-            common.alternate({name: lambda name=name: calls.append(name) for name in "ab"}, 3, CPU)[
-                "b"
-            ]
-        )
-        == 3
-    )
+    contestants = {name: lambda name=name: calls.append(name) for name in "ab"}
+    assert [len(times) for times in common.alternate(contestants, 3, CPU).values()] == [3, 3]
     assert "".join(calls) == "abbaabba"
     row = common.speed_row("x", 10, [1, 5, 2])
     assert (row["value"], row["low"], row["high"], row["repeats"]) == (5, 2, 10, 3)
     assert common.goal(row, "at least", 5)["met"] and not common.goal(row, "at most", 4.9)["met"]
-    assert common.row("y", common.ratios([2, 30, 4], [1, 2, 4]), "times")["value"] == 2
-    size = common.Size()  # slower machines get smaller sizes
-    for size.speed, batch, images in ((13, 64, 64), (60, 64, 256), (20_000, 512, 10_240)):
-        assert (size.batch, size.images(5, 20 * size.batch, size.batch)) == (batch, images)
+    assert common.ratios([2, 30, 4], [1, 2, 4]) == [2, 15, 1]
 
 
-def test_tables_say_what_the_results_say(tmp_path):
-    results = tables.read_results(ROOT / "benchmarks/results")
-    assert tables.fill(README, results) == README, "run python -m benchmarks.tables"
-    missed = {goal["name"] for result in results for goal in result["goals"] if not goal["met"]}
-    assert all(name in tables.MARKS.sub("", README) for name in missed), (
-        "README.md must say why a goal was missed"
-    )
-    assert tables.fill(README, []).count(tables.NOTHING) == 2
-    row = common.row("epoch", [1.5, 2.5, 2.0], "s")
-    result = dict(
-        benchmark="step", device="a CPU", rows=[row], goals=[common.goal(row, "at most", 1.9)]
-    )
-    (tmp_path / "step-cpu.json").write_text(json.dumps(result))
-    (tmp_path / "step-gpu.json").write_text(json.dumps(result | dict(device="a GPU", goals=[])))
-    filled = tables.fill(README, tables.read_results(tmp_path))
-    assert "| step | epoch | 2.00 s (1.50 to 2.50) | 2.00 s (1.50 to 2.50) |" in filled
-    assert "| step | epoch | at most 1.9 | 2.00, **missed** |  |" in filled
-    assert [tables.number(value) for value in (0, 0.012345, 4.5678, 12345.6)] == [
-        "0",
-        "0.0123",
-        "4.57",
-        "12,346",
+def test_readme_quotes_the_committed_goals_and_says_why_one_was_missed():
+    text = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    result = json.loads((ROOT / "benchmarks/results-cpu.json").read_text(encoding="utf-8"))
+    assert result["device"] in text
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if "|" in line
     ]
+    table = {line[0]: line[1:] for line in lines}
+    for goal in result["goals"]:
+        wanted, measured = table[goal["name"]]
+        assert wanted == f"{goal['sense']} {goal['goal']:g}"
+        value, verdict = measured.split(", ")
+        assert float(value) == pytest.approx(
+            goal["value"], abs=0.51 * 10 ** -len(value.partition(".")[2])
+        )
+        assert (verdict == "met") == goal["met"]
+        assert goal["met"] or text.count(goal["name"]) > 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--epochs", "0"], ["--precision", "int8"]])
+def test_main_answers_within_a_second(arguments):
+    """What needs no work is said before PyTorch is imported."""
+    seconds = []
+    for _ in range(3):  # the fastest: the machine may be busy
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True)
+        seconds.append(time.perf_counter() - begin)
+    assert min(seconds) < 1
