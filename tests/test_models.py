@@ -1,6 +1,7 @@
-"""The network is that of the assignment, layer by layer."""
+"""The network is that of the assignment, layer by layer, and its weights are loaded right."""
 
 import copy
+import json
 import math
 
 import pytest
@@ -8,9 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import count_parameters, s10_model, s10_plain
+from extras.checkpoint import Checkpoint
+from models import (
+    CustomResNet,
+    about_weights,
+    count_parameters,
+    load_weights,
+    s10_model,
+    s10_plain,
+)
 
-BLOCK, POOLED = ["Conv2d", "BatchNorm2d", "ReLU"], ["Conv2d", "MaxPool2d", "BatchNorm2d", "ReLU"]
+BLOCK = ["Conv2d", "BatchNorm2d", "ReLU"]
+POOLED = ["Conv2d", "MaxPool2d", "BatchNorm2d", "ReLU"]
 STAGES = {  # layers, and the shape of the output for an image of 32x32
     "prep_layer": (BLOCK, (64, 32, 32)),
     "layer1": (POOLED, (128, 16, 16)),
@@ -27,16 +37,14 @@ STAGES = {  # layers, and the shape of the output for an image of 32x32
 
 @pytest.fixture(scope="module")
 def model():
-    """The network with BatchNorms as after some training: no order of layers is like another any
-    more.
-    """
+    """The network with BatchNorms as after some training: now the order of layers matters."""
     model = s10_model()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(
-                layer.weight, std=1.5
-            )  # negative ones too: BatchNorm and MaxPool no longer commute
-            nn.init.normal_(layer.bias), nn.init.normal_(layer.running_mean)
+            # negative ones too: with them BatchNorm and MaxPool do not commute
+            nn.init.normal_(layer.weight, std=1.5)
+            nn.init.normal_(layer.bias)
+            nn.init.normal_(layer.running_mean)
             nn.init.uniform_(layer.running_var, 0.5, 2)
     return model.eval()
 
@@ -138,18 +146,126 @@ def test_the_head_is_float32_under_autocast_in_bfloat16(model, images):
 
 
 def test_other_numbers_of_classes_work_and_less_than_two_are_refused(images):
-    assert s10_model(7).eval()(images).shape == (4, 7) and s10_plain(2).eval()(images).shape == (
-        4,
-        2,
-    )
+    assert s10_model(7).eval()(images).shape == (4, 7)
+    assert s10_plain(2).eval()(images).shape == (4, 2)
     for make in (s10_model, s10_plain):
-        with pytest.raises(ValueError, match="num_classes is 1: .* at least 2 classes"):
+        with pytest.raises(ValueError, match="num_classes is 1"):
             make(1)
+
+
+def test_images_of_another_size_are_refused_with_their_shape(model):
+    with pytest.raises(ValueError, match=r"\(2, 3, 64, 64\).*\(N, 3, 32, 32\)"):
+        model(torch.zeros(2, 3, 64, 64))
 
 
 def test_a_new_network_guesses_and_every_weight_gets_a_gradient():
     model = s10_model()
+    largest = 1 / 8 / math.sqrt(512)  # an eighth of what PyTorch draws for 512 inputs
+    assert 0.99 * largest < model.fc.weight.abs().max() <= largest
     loss = F.cross_entropy(model(torch.randn(16, 3, 32, 32)), torch.arange(16) % 10)
     assert abs(loss - math.log(10)) < 0.5
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+# --- weights from a file
+
+
+CLASSES = [f"class {i}" for i in range(10)]
+
+
+def write_about(folder, **values):
+    about = {"network": "s10_model", "classes": CLASSES, "mean": [0.5] * 3, "std": [0.2] * 3}
+    (folder / "results.json").write_text(json.dumps({**about, **values}), encoding="utf-8")
+
+
+def with_prefix(state, prefix):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wrapped"),
+    [
+        (torch.float32, lambda state: state),
+        (torch.bfloat16, lambda state: state),
+        (torch.float32, lambda state: with_prefix(state, "_orig_mod.")),
+        (torch.float32, lambda state: {"state_dict": with_prefix(state, "module._orig_mod.")}),
+    ],
+    ids=["bare", "bfloat16", "compiled", "compiled, distributed and in a dict"],
+)
+@torch.no_grad()
+def test_weights_of_either_network_are_loaded_whatever_wraps_them(
+    model, images, tmp_path, dtype, wrapped
+):
+    state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    torch.save(wrapped(state), tmp_path / "w.pt")
+    for network, residual in (("s10_model", True), ("s10_plain", False)):
+        write_about(tmp_path, network=network)  # the two have the same names and shapes
+        loaded = load_weights(tmp_path / "w.pt")
+        assert not loaded.training
+        assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+        expected = CustomResNet(residual=residual).eval()
+        expected.load_state_dict(state)
+        assert torch.equal(loaded(images), expected(images))
+
+
+def test_the_checkpoint_of_a_run_holds_weights_too(model, tmp_path):
+    checkpoint = Checkpoint(tmp_path, {"epochs": 1})
+    checkpoint.restore(model=model)
+    checkpoint.release()
+    write_about(tmp_path)
+    loaded = load_weights(tmp_path / "checkpoint.pt")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_for_other_classes_the_body_is_loaded_and_fc_is_new_and_that_is_said(
+    model, tmp_path, capsys
+):
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    write_about(tmp_path)
+    loaded = load_weights(tmp_path / "w.pt", num_classes=3)
+    said = capsys.readouterr().out
+    assert "10 classes" in said
+    assert "FC is new for 3" in said
+    for name, tensor in loaded.state_dict().items():
+        if name == "fc.weight":
+            assert tensor.shape == (3, 512)
+            assert tensor.std() > 0
+        else:
+            assert torch.equal(tensor, model.state_dict()[name]), name
+    assert load_weights(tmp_path / "w.pt", num_classes=10).fc.out_features == 10
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "about", "value"),
+    [
+        ({"w": torch.zeros(3)}, {}, "s10_model.*prep_layer"),
+        ({"fc.weight": torch.zeros(7, 512)}, {}, "7 classes.*10"),
+        ([1, 2], {}, "w.pt"),
+        ({}, dict(network="resnet18"), "'resnet18'.*s10_model and s10_plain"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_sentence_with_its_name(tmp_path, state, about, value):
+    torch.save(state, tmp_path / "w.pt")
+    write_about(tmp_path, **about)
+    with pytest.raises(ValueError, match=value) as error:
+        load_weights(tmp_path / "w.pt")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_a_damaged_file_and_missing_words_about_it_are_one_sentence(tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"nonsense")
+    write_about(tmp_path)
+    with pytest.raises(ValueError, match="w.pt holds no weights"):
+        load_weights(tmp_path / "w.pt")
+    assert about_weights(tmp_path / "w.pt")["classes"] == CLASSES
+    for spoilt in ("", "[]", '{"network": "s10_model"}'):
+        (tmp_path / "results.json").write_text(spoilt, encoding="utf-8")
+        with pytest.raises(ValueError, match="w.pt.*results.json"):
+            about_weights(tmp_path / "w.pt")
+    (tmp_path / "results.json").unlink()
+    with pytest.raises(ValueError, match="w.pt.*results.json"):
+        about_weights(tmp_path / "w.pt")

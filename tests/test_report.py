@@ -4,94 +4,155 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-import models
 import train
 from dataset import ArrayDataset, Data
+from extras.checkpoint import Checkpoint
 from extras.lr_finder import RangeTest
-from extras.report import collect, epoch_table, provenance, receptive_field_table, result, to_json
-from extras.settings import choose
+from extras.report import (
+    collect,
+    epoch_table,
+    markdown_table,
+    provenance,
+    result,
+    to_json,
+    write_results,
+)
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)
 
 
-def rows(*accuracies):
-    row = dict(train_loss=0.5, train_acc=95.0, test_loss=0.6, lr=0.001, seconds=60.0)
+def history_of(*accuracies):
     return [
-        row | dict(epoch=i, test_acc=accuracy) for i, accuracy in enumerate(accuracies, start=1)
+        {
+            "epoch": epoch,
+            "train_loss": 0.5,
+            "train_acc": 95.0 - epoch,
+            "test_loss": 0.6,
+            "test_acc": accuracy,
+            "lr": 0.001,
+            "seconds": 60.0,
+        }
+        for epoch, accuracy in enumerate(accuracies, start=1)
     ]
 
 
-def numbers_of(*accuracies):
-    train_split, test_split = (
-        ArrayDataset(np.zeros((n, 4, 4, 3), np.uint8), [0] * n, ("cat", "dog")) for n in (6, 3)
-    )
-    return collect(
-        Data("sample data, not CIFAR-10", train_split, test_split),
-        rows(*accuracies),
-        RangeTest([1e-6, 1.0], [2.0, 1.0], [2.0, 1.0], 1e-5, 2e-3, 4e-3, 1e-3, 3e-4),
-        np.eye(2, dtype=int),
-        settings=choose("quick", epochs=len(accuracies), batch_size=2),
-        recipe=train.RECIPE,
-        seed=7,
-        loader="device",
-        precision="float16",
-        parameters=99,
-        device="2 × Tesla T4",
-        world_size=2,
-    )
+@pytest.fixture
+def run(tmp_path):
+    """A finished run's checkpoint, with choices that are not the machine's."""
+    config = {"network": "s10_plain", "epochs": 3, "batch_size": 2, "seed": 7}
+    checkpoint = Checkpoint(tmp_path / "run", {**config, "recipe": train.RECIPE})
+    checkpoint.choices = {
+        "loader": "device",
+        "precision": "float16",
+        "workers": 2,
+        "device": "2 × Tesla T4",
+        "world_size": 2,
+    }
+    checkpoint.save()
+    return checkpoint
 
 
-def test_results_are_plain_values_and_those_of_the_run():
-    numbers = numbers_of(50.0, 91.0, 89.0)
+def numbers_of(checkpoint, *accuracies, take_off=4e-3):
+    def split(n):
+        return ArrayDataset(np.zeros((n, 4, 4, 3), np.uint8), [0] * n, ("cat", "dog"))
+
+    data = Data("sample data, not CIFAR-10", split(6), split(3), MEAN, STD)
+    found = RangeTest([1e-6, 1.0], [2.0, 1.0], [2.0, 1.0], 2.0, 1e-5, 2e-3, take_off, 1e-3, 3e-4)
+    confusion = np.array([[2, 1], [0, 0]])
+    return collect(checkpoint, data, found, history_of(*accuracies), confusion, 89.5, 99)
+
+
+def test_results_are_plain_values_and_those_of_the_run(run):
+    numbers = numbers_of(run, 50.0, 91.0, 89.0)
     assert json.loads(to_json(numbers)) == numbers
-    assert (numbers["data"], numbers["images"], numbers["test_images"]) == (
-        "sample data, not CIFAR-10",
-        6,
-        3,
-    )
-    assert (numbers["epochs"], numbers["batch_size"], numbers["seconds"]) == (3, 2, 180)
-    assert (numbers["lr_min"], numbers["lr_max"]) == (1e-5, 2e-3)
-    assert (numbers["lr_steepest"], numbers["lr_minimum"]) == (1e-3, 3e-4)
-    assert (numbers["device"], numbers["world_size"], numbers["precision"]) == (
-        "2 × Tesla T4",
-        2,
-        "float16",
-    )
-    assert (numbers["best_train_acc"], numbers["best_test_acc"], numbers["final_test_acc"]) == (
-        95.0,
-        91.0,
-        89.0,
-    )
-    assert {"python", "torch", "albumentations", "numpy"} <= set(numbers["versions"]) and numbers[
-        "epoch_90"
-    ] == 2
+    expected = {
+        "data": "sample data, not CIFAR-10",
+        "images": 6,
+        "test_images": 3,
+        "classes": ["cat", "dog"],
+        "mean": list(MEAN),
+        "std": list(STD),
+        "network": "s10_plain",
+        "parameters": 99,
+        "epochs": 3,
+        "batch_size": 2,
+        "seed": 7,
+        "recipe": train.RECIPE,
+        "lr_min": 1e-5,
+        "lr_max": 2e-3,
+        "lr_given": False,
+        "take_off": 4e-3,
+        "lr_steepest": 1e-3,
+        "lr_minimum": 3e-4,
+        "loader": "device",
+        "precision": "float16",
+        "device": "2 × Tesla T4",
+        "world_size": 2,
+        "seconds": 180.0,
+        "best_train_acc": 94.0,
+        "best_test_acc": 91.0,
+        "final_test_acc": 89.0,
+        "final_test_acc_mirrored": 89.5,
+        "epoch_90": 2,
+        "confusion": [[2, 1], [0, 0]],
+        "history": history_of(50.0, 91.0, 89.0),
+    }
+    versions = numbers.pop("versions")
+    assert numbers == expected
+    assert torch.__version__.startswith(versions["torch"])
+    assert {"python", "albumentations", "numpy"} <= set(versions)
 
 
-def test_epoch_90_counts_exactly_90_and_is_null_where_it_was_not_reached_and_nan_is_refused():
-    assert numbers_of(50.0, 90.0)["epoch_90"] == 2
-    assert json.loads(to_json(numbers_of(50.0, 89.99)))["epoch_90"] is None
+def test_epoch_90_counts_exactly_90_and_is_null_where_it_was_not_reached(run):
+    assert numbers_of(run, 50.0, 90.0)["epoch_90"] == 2
+    assert json.loads(to_json(numbers_of(run, 50.0, 89.99)))["epoch_90"] is None
+
+
+def test_no_take_off_is_null_and_nan_is_refused_since_json_has_none(run):
+    numbers = numbers_of(run, 50.0, take_off=None)
+    assert json.loads(to_json(numbers))["take_off"] is None
     with pytest.raises(ValueError):
-        to_json(numbers_of(50.0) | dict(lr_max=float("nan")))  # JSON has no NaN
+        to_json({**numbers, "lr_max": float("nan")})
 
 
-def test_the_result_and_the_line_below_figures_name_the_data():
-    assert (
-        provenance(numbers_of(1.0, 2.0))
-        == "sample data, not CIFAR-10: 6 training images, 2 epochs, seed 7"
-    )
-    text = result(numbers_of(50.0, 92.5, 91.25))
-    assert "**91.25 % test accuracy** after epoch 3 (best 92.50 %)" in text
-    assert "first in epoch 2" in text and "2 × Tesla T4, 3.0 minutes" in text
-    assert "90 % was not reached in this run" in result(numbers_of(1.0))
+def test_the_result_and_the_line_below_figures_have_the_runs_numbers(run):
+    numbers = numbers_of(run, 50.0, 92.5, 91.25)
+    line = provenance(numbers)
+    for value in (numbers["data"], "6 training", "3 epochs", "seed 7"):
+        assert value in line
+    text = result(numbers)
+    for value in ("91.25 %", "92.50 %", "89.50 %", "94.00 %", "epoch 2", "2 × Tesla T4", "float16"):
+        assert value in text
+    assert "3.0 minutes" in text
+    assert "epoch 3" not in result(numbers_of(run, 1.0, 2.0)).partition("90 %")[2]
+
+
+def test_weights_and_results_are_written_and_results_beside_the_figures_too(run, tmp_path):
+    numbers = numbers_of(run, 50.0)
+    model = nn.Linear(3, 2)
+    write_results(numbers, model, run, tmp_path / "figures")
+    for folder in (run.folder, tmp_path / "figures"):
+        assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == numbers
+    state = torch.load(run.folder / "s10_model.pt", weights_only=True)
+    assert list(state) == ["weight", "bias"]
+    assert torch.equal(state["weight"], model.weight)
+    assert not (tmp_path / "figures" / "s10_model.pt").exists()
+
+
+def cells(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
 def test_tables_have_a_cell_for_every_column():
-    lines = epoch_table(rows(*range(10, 90, 10)), last=3).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == [
-        "6",
-        "7",
-        "8",
-    ] and "80.00 %" in lines[-1]
-    fields = receptive_field_table(models.receptive_field(models.s10_model())).splitlines()
-    assert len(fields) == 14 and fields[-1] == "| pool | 4 | 4 | 0 | 1 | 32 | 88 |"
-    for table in (lines, fields):
-        assert len({line.count("|") for line in table}) == 1
+    table = cells(epoch_table(history_of(*range(10, 90, 10)), last=3))
+    assert [row[0] for row in table[2:]] == ["6", "7", "8"]
+    assert table[-1] == ["8", "0.5000", "87.00 %", "0.6000", "80.00 %", "1.00e-03", "60.0 s"]
+    assert {len(row) for row in table} == {7}
+    assert cells(markdown_table(["name", "n"], [["a", 1]])) == [
+        ["name", "n"],
+        [":---", "---:"],
+        ["a", "1"],
+    ]
