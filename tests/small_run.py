@@ -148,10 +148,10 @@ def main(arguments):
     command.main(["--data", "sample", *arguments])
 
 
-def child(arguments, log, stop, figures, room, wait):
+def child(arguments, log, stop, figures, room, wait, encoding):
     """A process of its own group, as from a terminal, whose output goes to a file.
 
-    No file may outgrow `room` bytes; `wait`: seconds that it waits for a lock.
+    No file may outgrow `room` bytes; it waits `wait` seconds for a lock; `encoding` is the log's.
     """
     os.setsid()
     # a shell that starts a process in the background lets it ignore Ctrl-C
@@ -161,6 +161,8 @@ def child(arguments, log, stop, figures, room, wait):
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    if encoding:
+        sys.stdout.reconfigure(encoding=encoding, errors="strict")
     torch.set_num_threads(1)
     if room:
         import resource
@@ -195,10 +197,11 @@ def server():
     return context
 
 
-def start(arguments, log, stop=None, figures=False, room=None, wait=None):
+def start(arguments, log, stop=None, figures=False, room=None, wait=None, encoding=None):
     """Start the command line in a process of its own; `exitcode` is -9 after SIGKILL."""
     arguments = [str(argument) for argument in arguments]
-    process = server().Process(target=child, args=(arguments, str(log), stop, figures, room, wait))
+    options = (stop, figures, room, wait, encoding)
+    process = server().Process(target=child, args=(arguments, str(log), *options))
     process.start()
     STARTED.append(process.pid)
     return process
