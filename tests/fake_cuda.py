@@ -22,10 +22,8 @@ GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
 TO_CPU = torch.device("cpu:0")  # a copy to the CPU; autograd, which knows of no GPU, says "cpu"
 READING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "bincount"}
 ANSWERS = dict(is_available=True, device_count=1, current_device=0, is_bf16_supported=True)
-ANSWERS |= dict(
-    _lazy_init=None, set_device=None, set_rng_state=None, get_arch_list=["sm_75", "sm_80"]
-)
-ANSWERS |= dict(get_device_name="no GPU", get_rng_state=None, get_device_capability=(8, 0))
+ANSWERS |= dict(_lazy_init=None, set_device=None, set_rng_state=None, get_rng_state=None)
+ANSWERS |= dict(get_device_name="no GPU", get_device_capability=(8, 0), get_arch_list=["sm_80"])
 PACKAGES = torch.serialization._package_registry
 
 
