@@ -60,7 +60,9 @@ def original(about):
     rates.append(rates[0] / int(PERIODS.search(about["recipe"]["schedule"])[1]))
     done = np.linspace(0, len(rates) - 1, 1201)
     accuracies = [row["test_acc"] for row in about["history"]]
-    return Run("2023", utils.ORANGE, ":", accuracies, done, np.interp(done, range(len(rates)), rates))
+    return Run(
+        "2023", utils.ORANGE, ":", accuracies, done, np.interp(done, range(len(rates)), rates)
+    )
 
 
 def runs(folder=MISC):
@@ -92,7 +94,9 @@ def plot(shown, take_off, path=None):
     above.axhline(90, color=utils.GREY, lw=1)
     above.set(ylabel="test accuracy (%)", ylim=(52, 99))
     below.axhline(take_off, color=utils.INK, lw=1.2)
-    below.set(yscale="log", ylabel="learning rate", ylim=(2.5e-5, 0.25), xlabel="epoch", xlim=(0, 24.4))
+    below.set(
+        yscale="log", ylabel="learning rate", ylim=(2.5e-5, 0.25), xlabel="epoch", xlim=(0, 24.4)
+    )
     below.yaxis.set_major_formatter(utils.short_rate)
     put_words(above, below, shown, take_off)
     title = "Learning rates beyond the take-off in 2023, below it now"
