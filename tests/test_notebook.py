@@ -187,7 +187,7 @@ def test_parameters_arrive_as_they_are_meant(name, given, meant):
     for _ in range(2):  # also over an older value
         values, cell = {}, set_parameters(made, {name: given})
         exec(cell.source, values)
-        assert values[name] == meant and "# halve it" in cell.source
+        assert values[name] == meant and "halve it if" in cell.source
 
 
 def test_make_run_passes_its_words_on():
