@@ -16,7 +16,6 @@ import train
 import utils
 
 MISC = Path(utils.__file__).parent / "misc"
-STRICT = ("strict_1cd1259", "strict")  # names of the full-size row, as it was and as it may become
 PERIODS = re.compile(r"final_div_factor=(\d+)")
 
 
@@ -36,16 +35,15 @@ def read(name, folder=MISC):
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
-def strict_row(rows):
-    """The row *strict* with all 50,000 images.
+def strict_run(results):
+    """The run *strict* of 1cd1259 with all 50,000 images.
 
     Raises ValueError where there is none.
     """
-    full = {row["key"]: row for row in rows if row["images"] == 50_000}
-    key = next((key for key in STRICT if key in full), None)
-    if key is None:
-        raise ValueError(f"ablation.json has no full-size row named {' or '.join(STRICT)}")
-    return full[key]
+    for run in results:
+        if run["key"] == "strict_1cd1259" and run["images"] == 50_000:
+            return run
+    raise ValueError("ablation.json has no run strict_1cd1259 of 50,000 images: restore its line")
 
 
 def cycle(lr_min, lr_max, epochs):
@@ -67,16 +65,15 @@ def original(about):
 
 def runs(folder=MISC):
     """The three runs, and the rate at which the loss took off in strict's range test."""
-    strict = strict_row(read("ablation.json", folder))
+    strict = strict_run(read("ablation.json", folder))
     now = read("results.json", folder)
     shown = [row["test_acc"] for row in now["history"]]
-    letter = strict["curves"][0]
-    letter_cycle = cycle(strict["lr_mins"][0], strict["lr_maxs"][0], strict["epochs"])
+    strict_cycle = cycle(strict["lr_min"], strict["lr_max"], strict["epochs"])
     return [
         original(read("original-2023.json", folder)),
-        Run("strict", utils.GREEN, "--", letter, *letter_cycle),
+        Run("strict", utils.GREEN, "--", strict["curve"], *strict_cycle),
         Run("now", utils.BLUE, "-", shown, *cycle(now["lr_min"], now["lr_max"], now["epochs"])),
-    ], strict["range_tests"][0]["take_off"]
+    ], strict["range_test"]["take_off"]
 
 
 @utils.styled
