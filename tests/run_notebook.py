@@ -21,15 +21,19 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 
+# Parameters that are numbers; all others are texts: a folder 2024
 NUMBERS = (
     "epochs",
     "batch_size",
     "limit",
     "seed",
+    "lr_max",
+    "lr_min",
     "workers",
     "resume",
     "drive",
-)  # all others are texts: a folder 2024
+)
+PLAIN = re.compile(r"-?\d+|\d*\.?\d+(e-?\d+)?|None|True|False")
 NO_ALT = 'alt="No description has been provided for this image"'  # nbconvert's
 # On a narrow page nbconvert cuts code off, breaks outputs in the middle of a word, and makes
 # figures too small to read; source code in a Markdown output gets the letters of prose
@@ -43,8 +47,9 @@ STYLE = """
 
 
 class Echo(NotebookClient):
-    """Shows what the cells print while they run. Ctrl-C interrupts the cell; nbclient itself would
-    kill the kernel.
+    """Shows what the cells print while they run.
+
+    Ctrl-C interrupts the cell; nbclient itself would kill the kernel.
     """
 
     interrupted = False
@@ -65,12 +70,10 @@ class Echo(NotebookClient):
 
 
 def set_parameters(notebook, values):
-    """Put values into the parameters cell, and give it: `name = old  # comment` becomes `name = new
-    # comment`.
-    """
+    """Put values into the parameters cell, and return it; the comments behind them stay."""
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     for name, value in values.items():
-        plain = name in NUMBERS and re.fullmatch(r"-?\d+|None|True|False", value)
+        plain = name in NUMBERS and PLAIN.fullmatch(value)
         text = value if plain else json.dumps(value, ensure_ascii=False)
         pattern = rf"^{name} = (\"(?:\\.|[^\"\\])*\"|'[^']*'|\S+)"
         cell.source, found = re.subn(
@@ -88,17 +91,17 @@ def export(notebook, path):
     page, _ = HTMLExporter().from_notebook_node(notebook)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            alt = output.get("metadata", {}).get("alt") or output.get("metadata", {}).get(
-                "image/png", {}
-            ).get("alt")
+            metadata = output.get("metadata", {})
+            alt = metadata.get("alt") or metadata.get("image/png", {}).get("alt")
             if alt:  # in the order of the page
                 page = page.replace(NO_ALT, f'alt="{html.escape(alt)}"', 1)
     path.write_text(page.replace("</head>", f"<style>{STYLE}</style></head>", 1), encoding="utf-8")
 
 
 def run(path, out, values):
-    """Execute the notebook in the current folder; returns the path of what was executed, and what
-    stopped it.
+    """Execute the notebook in the current folder.
+
+    Returns the path of what was executed, and what stopped it (None: nothing).
     """
     notebook = nbformat.read(path, as_version=4)
     set_parameters(notebook, values)

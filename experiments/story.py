@@ -1,0 +1,126 @@
+"""The story in one figure: the run of 2023, the assignment to the letter, and the run shown now.
+
+    python -m experiments.story      # trains nothing: misc/*.json -> misc/story.png
+
+The network and its 24 epochs are the same in all three. What differs most is the learning rate.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import train
+import utils
+
+MISC = Path(utils.__file__).parent / "misc"
+PERIODS = re.compile(r"final_div_factor=(\d+)")
+
+
+@dataclass
+class Run:
+    """One curve: accuracies by epoch (per cent), and learning rates at `done` (epochs done)."""
+
+    name: str
+    colour: str
+    line: str
+    accuracies: list
+    done: np.ndarray
+    lrs: np.ndarray
+
+
+def read(name, folder=MISC):
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def strict_run(results):
+    """The run *strict* of 1cd1259 with all 50,000 images.
+
+    Raises ValueError where there is none.
+    """
+    for run in results:
+        if run["key"] == "strict_1cd1259" and run["images"] == 50_000:
+            return run
+    raise ValueError("ablation.json has no run strict_1cd1259 of 50,000 images: restore its line")
+
+
+def cycle(lr_min, lr_max, epochs):
+    """One cycle as the notebook has it: (epochs done, learning rates)."""
+    done = np.linspace(0, epochs, 50 * epochs + 1)
+    return done, np.interp(done, [0, train.PEAK * epochs, epochs], [lr_min, lr_max, lr_min])
+
+
+def original(about):
+    """The run of 2023: its rates at the first step of each epoch, and where it ended."""
+    rates = [row["lr_first_step"] for row in about["history"]]
+    rates.append(rates[0] / int(PERIODS.search(about["recipe"]["schedule"])[1]))
+    done = np.linspace(0, len(rates) - 1, 1201)
+    accuracies = [row["test_acc"] for row in about["history"]]
+    return Run(
+        "2023", utils.ORANGE, ":", accuracies, done, np.interp(done, range(len(rates)), rates)
+    )
+
+
+def runs(folder=MISC):
+    """The three runs, and the rate at which the loss took off in strict's range test."""
+    strict = strict_run(read("ablation.json", folder))
+    now = read("results.json", folder)
+    shown = [row["test_acc"] for row in now["history"]]
+    strict_cycle = cycle(strict["lr_min"], strict["lr_max"], strict["epochs"])
+    return [
+        original(read("original-2023.json", folder)),
+        Run("strict", utils.GREEN, "--", strict["curve"], *strict_cycle),
+        Run("now", utils.BLUE, "-", shown, *cycle(now["lr_min"], now["lr_max"], now["epochs"])),
+    ], strict["range_test"]["take_off"]
+
+
+@utils.styled
+def plot(shown, take_off, path=None):
+    """Test accuracy by epoch above, the learning rates on a log scale below.
+
+    shown: the list of Run. take_off: where the loss rose again in strict's range test.
+    """
+    fig = utils.new_figure(height_px=470)
+    above, below = fig.subplots(2, sharex=True, height_ratios=[8, 7])
+    for run in shown:
+        looks = dict(color=run.colour, ls=run.line, lw=2.5)
+        above.plot(range(1, len(run.accuracies) + 1), run.accuracies, marker="o", ms=4, **looks)
+        below.plot(run.done, run.lrs, **looks)
+    above.axhline(90, color=utils.GREY, lw=1)
+    above.set(ylabel="test accuracy (%)", ylim=(52, 99))
+    below.axhline(take_off, color=utils.INK, lw=1.2)
+    below.set(
+        yscale="log", ylabel="learning rate", ylim=(2.5e-5, 0.25), xlabel="epoch", xlim=(0, 24.4)
+    )
+    below.yaxis.set_major_formatter(utils.short_rate)
+    put_words(above, below, shown, take_off)
+    title = "Learning rates beyond the take-off in 2023, below it now"
+    words = "Take-off: from here on the loss rises again in the range test of plain Adam"
+    note = "CIFAR-10, all images, one seed each; strict is the assignment to the letter, plain Adam"
+    return utils.finish(fig, f"{title}\n{words}", note, path)
+
+
+def put_words(above, below, shown, take_off):
+    """Name each curve beside it, with its accuracy at the end and its LRMAX."""
+    places = {"2023": (15.5, 67), "strict": (14.2, 85.5), "now": (9.2, 94)}
+    rates = {"2023": (5.2, 8e-2), "strict": (5.9, 3.0e-3), "now": (7.2, 6.2e-4)}
+    for run in shown:
+        end = f"{run.name}: {run.accuracies[-1]:.2f} %"
+        utils.put_label(above, end, places[run.name], (0, 0), run.colour)
+        peak = f"{run.name}: LRMAX {utils.short_rate(max(run.lrs))}"
+        if run.name == "2023":
+            peak += ", from a range test that began at 3e-2"
+        utils.put_label(below, peak, rates[run.name], (0, 0), run.colour, size=12)
+    words = f"take-off {utils.short_rate(take_off)}"
+    utils.put_label(below, words, (24.3, take_off), (0, 4), utils.INK, size=12, ha="right")
+
+
+def main():
+    print(f"writes {MISC / 'story.png'}")
+    plot(*runs(), MISC / "story.png")
+
+
+if __name__ == "__main__":
+    main()
