@@ -477,5 +477,7 @@ def test_nothing_is_channels_last_on_apples_gpu(monkeypatch):
             train.train(net, "mps", train_loader, optimizer, criterion)
             test.test(net, "mps", test_loader, criterion)
             test.predict(net, "mps", test_loader, mirrored=True)
+            images, labels = tiny_sample(n=8)
+            grad_cam(net, dataset.normalise_images(images), labels, net[2])
             assert net[0].weight.is_contiguous() and net[0].weight.device.type == "mps"
     assert layouts and all(layouts)
