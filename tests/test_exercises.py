@@ -1,5 +1,4 @@
-"""The notebook's exercises: each is a change of one line, ends without an error, and shows in the
-results.
+"""The notebook's exercises: each changes one line, ends without an error, and shows in the results.
 
 `python tests/test_exercises.py FOLDER …` runs the notebook's cells in each folder, a copy of the
 project with one line changed. The copies have a narrow network and a small sample: what is tried is
@@ -45,7 +44,7 @@ EXERCISES = {
         "one_cycle(optimizer, found.lr_max",
         "one_cycle(optimizer, found.lr_steepest",
     ),
-    "no_cutout": ("`p=0`", "transform.py", "fill=fill, p=1\n", "fill=fill, p=0\n"),
+    "no_cutout": ("`p=0`", "transform.py", "            p=1,\n", "            p=0,\n"),
     "batches": ("batch_size = 64", NOTEBOOK, "\nbatch_size = 8 ", "\nbatch_size = 64 "),
 }
 SAMPLE = """
@@ -70,39 +69,45 @@ def copy_project(folder):
         )
     for file in ROOT.glob("*.py"):
         shutil.copy(file, folder)
-    (folder / "extras/sample.py").write_text(SAMPLE)
-    models, utils = folder / "models.py", folder / "utils.py"
-    models.write_text(
-        re.sub(r"\b(64|128|256|512)\b", lambda n: str(int(n[0]) // 16), models.read_text())
+    write(folder / "extras/sample.py", SAMPLE)
+    narrow = re.sub(
+        r"\b(64|128|256|512)\b", lambda n: str(int(n[0]) // 16), read(folder / "models.py")
     )
-    utils.write_text(
-        utils.read_text().replace('"optimize": True', '"optimize": False')
-    )  # PNG files in a hurry
-    cells = [
-        cell
-        for cell in nbformat.read(ROOT / NOTEBOOK, as_version=4).cells
-        if cell.cell_type == "code"
-    ]
+    write(folder / "models.py", narrow)
+    # PNG files in a hurry
+    hasty = read(folder / "utils.py").replace('"optimize": True', '"optimize": False')
+    write(folder / "utils.py", hasty)
+    cells = nbformat.read(ROOT / NOTEBOOK, as_version=4).cells
+    cells = [cell for cell in cells if cell.cell_type == "code"]
     set_parameters(SimpleNamespace(cells=cells), PARAMETERS)
-    (folder / NOTEBOOK).write_text("\n# cell\n".join(cell.source for cell in cells))
+    write(folder / NOTEBOOK, "\n# cell\n".join(cell.source for cell in cells))
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
 
 
 def change(folder, exercise):
     _, file, before, after = EXERCISES[exercise]
-    text = (folder / file).read_text()
-    assert text.count(before) == 1, (
-        f"{exercise}: {before!r} stands {text.count(before)} times in {file}"
-    )
-    (folder / file).write_text(text.replace(before, after))
+    text = read(folder / file)
+    assert text.count(before) == 1, f"{exercise}: {file} has {before!r} {text.count(before)} times"
+    write(folder / file, text.replace(before, after))
 
 
 def test_each_exercise_is_in_the_notebook_and_changes_one_line(tmp_path):
     asked = nbformat.read(ROOT / NOTEBOOK, as_version=4).cells[-1].source
-    assert len(re.findall(r"(?m)^\d+\. ", asked)) == len(EXERCISES)
+    numbers = re.findall(r"(?m)^(\d+)\. ", asked)
+    assert len(numbers) == len(EXERCISES)
     for name, (words, *_) in EXERCISES.items():
         assert words in asked, name
         copy_project(tmp_path / name)
         change(tmp_path / name, name)
+    solved = re.findall(r"(?m)^## (\d+)\. ", read(ROOT / "examples/solutions.md"))
+    assert solved == numbers and "](examples/solutions.md)" in asked
 
 
 @pytest.fixture(scope="module")
@@ -120,18 +125,16 @@ def results(tmp_path_factory):
     )
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return {
-        name: json.loads((folder / name / "made/results.json").read_text()) for name in names
-    }, folder
+    found = {name: json.loads(read(folder / name / "made/results.json")) for name in names}
+    return found, folder
 
 
 @pytest.mark.long
 def test_each_exercise_ends_without_error_and_shows_in_the_results(results):
     found, folder = results
-    usual, rates = (
-        found["unchanged"],
-        {name: [row["lr"] for row in made["history"]] for name, made in found.items()},
-    )
+    usual = found["unchanged"]
+    rates = {name: [row["lr"] for row in made["history"]] for name, made in found.items()}
+    assert found["plain"]["network"] == "s10_plain" and usual["network"] == "s10_model"
     assert found["plain"]["history"][0]["train_loss"] != usual["history"][0]["train_loss"]
     peaks = {name: rate.index(max(rate)) for name, rate in rates.items()}
     assert (peaks["unchanged"], peaks["late_peak"]) == (0, 2)  # of six epochs
@@ -140,31 +143,26 @@ def test_each_exercise_ends_without_error_and_shows_in_the_results(results):
     assert max(rates["unchanged"]) == pytest.approx(usual["lr_max"])
     assert max(rates["steepest"]) == pytest.approx(usual["lr_steepest"])
     assert found["batches"]["batch_size"] == 64
+    unchanged = {file.name for file in (folder / "unchanged/made").glob("*.png")}
+    assert len(unchanged) == 12
     for name in EXERCISES:
-        made, unchanged = (
-            {file.name for file in (folder / n / "made").glob("*.png")} for n in (name, "unchanged")
-        )
-        assert made == unchanged and len(made) == 11
+        assert {file.name for file in (folder / name / "made").glob("*.png")} == unchanged, name
     for name, figure in (("no_cutout", "transforms.png"), ("late_peak", "onecycle_lr.png")):
-        before, after = ((folder / n / "made" / figure).read_bytes() for n in (name, "unchanged"))
-        assert before != after, name
+        changed = (folder / name / "made" / figure).read_bytes()
+        assert changed != (folder / "unchanged/made" / figure).read_bytes(), name
 
 
 def run_cells(folder):
-    """The notebook's cells in this process, as a kernel that was started in the folder runs
-    them.
-    """
+    """The notebook's cells in this process, as a kernel started in the folder runs them."""
     os.chdir(folder)
     sys.path[0] = folder
     names = {"__name__": "__main__"}
-    for source in Path(NOTEBOOK).read_text().split("\n# cell\n"):
+    for source in read(Path(NOTEBOOK)).split("\n# cell\n"):
         exec(compile(source, "a cell", "exec"), names)
 
 
 def main(folders):
-    """One child for each folder; they share the imports that take long, but none of the project's
-    files.
-    """
+    """One child for each folder: they share the slow imports, but none of the project's files."""
     import albumentations  # noqa: F401
     import IPython.display  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
