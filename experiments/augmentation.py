@@ -8,7 +8,7 @@ With nothing changed, the batches are those of dataset.DeviceLoader to the last 
 import torch
 
 import transform
-from dataset import DeviceLoader
+from dataset import DeviceLoader, epoch_seed
 
 VARIANTS = {
     "recipe": {},
@@ -52,7 +52,7 @@ class VariantLoader(DeviceLoader):
             self.images = mean_windows(images, options.get("mean", transform.MEAN))
 
     def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
         self.epoch += 1  # as in DeviceLoader
         draws = transform.draw_epoch(self.n, generator, self.size)
         if self.hole not in (0, transform.HOLE):

@@ -206,19 +206,18 @@ def test_wrong_arguments_are_refused_before_any_work(small, arguments):
 
 
 def test_the_final_accuracy_is_of_all_test_images(small):
-    this = make_study()
+    many = noise(500, 2)
+    this = replace(make_study(), test=many)
     model = Narrow()
     found = study.final_accuracy(this, model, torch.float32)
-    pixels = transform.normalise(
-        torch.from_numpy(small.test.data).flatten(2), *transform.normaliser(32)
-    )
+    pixels = transform.normalise(torch.from_numpy(many.data).flatten(2), *transform.normaliser(32))
     with torch.inference_mode():
         model.eval()
         straight, mirror = model(pixels), model(pixels.flip(3))
-    right = straight.argmax(dim=1).numpy() == small.test.targets
-    both = (straight.exp() + mirror.exp()).argmax(dim=1).numpy() == small.test.targets
-    assert len(this.data.test) == 20 and len(right) == 50  # 20 are looked at after each epoch
-    assert (results.unpack(found["correct"], 50) == right).all()
+    right = straight.argmax(dim=1).numpy() == many.targets
+    both = (straight.exp() + mirror.exp()).argmax(dim=1).numpy() == many.targets
+    assert len(this.data.test) == 20 and right.sum() != both.sum()  # 20: after each epoch
+    assert (results.unpack(found["correct"], 500) == right).all()
     assert found["accuracies"] == [pytest.approx(100 * right.mean())]
     assert found["accuracies_mirrored"] == [pytest.approx(100 * both.mean())]
 
@@ -284,6 +283,7 @@ def test_decay_is_scaled_by_the_number_of_steps_and_nothing_else(small, monkeypa
 
     def fit(model, device, loader, optimizer, criterion, scheduler, **options):
         used[row.key] = optimizer.param_groups[0]["weight_decay"], type(optimizer).__name__
+        assert scheduler.optimizer is optimizer and options["by_epoch"] is False
         raise ArithmeticError("enough")
 
     this = make_study(rows=list(by_key.values()))
@@ -302,6 +302,21 @@ def test_decay_is_scaled_by_the_number_of_steps_and_nothing_else(small, monkeypa
     assert used["strict_2023_rate"] == (0, "Adam") and used["recipe_2023"] == (1e-4, "Adam")
     assert study.scaled_decay(study.RECIPE, 240) == pytest.approx(0.25 * 9.8)
     assert study.scaled_decay(study.RECIPE, 2352) == 0.25
+
+
+def test_the_range_test_knows_what_guessing_costs_but_for_depth(small, monkeypatch):
+    told = []
+
+    def find_lr(*_, guess, **__):
+        told.append(guess)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(study, "find_lr", find_lr)
+    monkeypatch.setattr(networks, "ResNet", lambda _, *more: Narrow(*more))
+    for this in (make_study(), replace(make_study(rows=depth.ROWS), recipe=depth.RECIPE)):
+        with pytest.raises(ValueError, match="enough"):
+            study.range_test(this, this.rows[0], 0)
+    assert told == [pytest.approx(math.log(10)), None]
 
 
 def test_rows_change_what_they_say(small):
@@ -696,7 +711,7 @@ def test_another_file_is_not_taken_for_cifar10h(counted, monkeypatch, capsys):
 
 def test_what_people_say_of_mistakes():
     """More than half of the people, not half of them and not the most frequent answer."""
-    counts = np.array([[50, 1, 0], [10, 41, 0], [45, 6, 0], [51, 0, 0], [51, 0, 0], [26, 26, 0]])
+    counts = np.array([[50, 1, 0], [10, 41, 0], [50, 1, 0], [51, 0, 0], [51, 0, 0], [26, 26, 0]])
     labels = np.zeros(6, dtype=int)
     predicted = np.array([0, 1, 1, 1, 2, 1])
     found = people.kinds(counts, labels, predicted, doubtful=[4])
@@ -708,7 +723,7 @@ def test_what_people_say_of_mistakes():
     assert list(found["most_people"]) == [0]
     result = people.compare(counts[:5], labels[:5], predicted[:5], ["cat", "dog", "frog"], [4])
     assert result["accuracy"]["network"] == 20 and result["accuracy"]["majority"] == 80
-    assert result["accuracy"]["one_person"] == pytest.approx(100 * (50 + 10 + 45 + 51 + 51) / 255)
+    assert result["accuracy"]["one_person"] == pytest.approx(100 * (50 + 10 + 50 + 51 + 51) / 255)
     assert result["people_divided"] == result["network_wrong_where_people_divided"] == 1
     assert people.captions(counts, np.append(labels, 0), np.append(predicted, 1))[1] == (
         "people ✗ 80 ✓ 20"
