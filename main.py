@@ -350,6 +350,8 @@ def sentence(error):
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return "out of memory: try a smaller --batch-size"
+    if type(error).__name__.startswith("Dist"):  # of torch.distributed: NCCL writes a page
+        return text.partition("\n")[0]
     if isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] != "extras":
         return None  # PyTorch's own, CUDA's among them
     return text.replace("resume=False", "--no-resume")  # as it is called here

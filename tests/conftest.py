@@ -14,9 +14,8 @@ import torch
 
 from extras import download
 
-torch.set_num_threads(
-    1
-)  # the same sums on every machine, and no quarrel with the workers over the cores
+# The same sums on every machine, and no quarrel with the workers over the cores
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -29,32 +28,30 @@ def seeded():
 
 @pytest.fixture
 def fake_cifar(tmp_path, monkeypatch):
-    """The official layout with 100 training and 20 test images of noise; `extras.download` takes
-    their md5 for right.
+    """The official layout with 100 training and 20 test images of noise, md5 sums included.
 
     Returns (root, {"train": (images, labels), "test": …}).
     """
     folder = tmp_path / "official" / download.FOLDER
     folder.mkdir(parents=True)
-    rng, md5, splits = np.random.default_rng(0), {}, {"train": [], "test": []}
+    rng = np.random.default_rng(0)
+    md5 = {}
+    splits = {"train": [], "test": []}
     for name in download.FILES:
         content = {"label_names": []}
         if name != "batches.meta":
-            images, labels = (
-                rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8),
-                np.arange(20) * 3 % 10,
-            )
-            rows = images.transpose(0, 3, 1, 2).reshape(
-                20, 3072
-            )  # an image is 1,024 reds, then greens, then blues
+            images = rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+            labels = np.arange(20) * 3 % 10
+            # an image is 1,024 reds, then greens, then blues
+            rows = images.transpose(0, 3, 1, 2).reshape(20, 3072)
             content = {"data": rows, "labels": labels.tolist()}
             splits["test" if name == "test_batch" else "train"].append((images, labels))
         raw = pickle.dumps(content, protocol=2)
         (folder / name).write_bytes(raw)
         md5[name] = hashlib.md5(raw).hexdigest()
     monkeypatch.setattr(download, "FILES", md5)
-    together = {
-        split: tuple(map(np.concatenate, zip(*parts, strict=True)))
-        for split, parts in splits.items()
-    }
+    together = {}
+    for split, parts in splits.items():
+        images, labels = zip(*parts, strict=True)
+        together[split] = np.concatenate(images), np.concatenate(labels)
     return folder.parent, together

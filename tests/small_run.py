@@ -158,11 +158,11 @@ def child(arguments, log, stop, figures, room, wait, encoding):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # for the loader's workers: as in any other program
     multiprocessing.set_start_method(None, force=True)
-    with open(log, "a") as file:
+    with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if encoding:
-        sys.stdout.reconfigure(encoding=encoding, errors="strict")
+    # as Python opens a log, whatever PYTHONUNBUFFERED says: what is printed waits in a buffer
+    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
     torch.set_num_threads(1)
     if room:
         import resource
@@ -197,7 +197,7 @@ def server():
     return context
 
 
-def start(arguments, log, stop=None, figures=False, room=None, wait=None, encoding=None):
+def start(arguments, log, stop=None, figures=False, room=None, wait=None, encoding="utf-8"):
     """Start the command line in a process of its own; `exitcode` is -9 after SIGKILL."""
     arguments = [str(argument) for argument in arguments]
     options = (stop, figures, room, wait, encoding)

@@ -151,7 +151,7 @@ def test_a_dead_process_ends_the_run_which_then_goes_on_with_another_number(
     assert "resumed after epoch 1 of 3" in words
     assert "the run was begun on 2 × " in words
 
-    options = (None, False, None, None, None)
+    options = (None, False, None, None, "utf-8")
     assert two(child, [*SMALL, "--out", str(out)], str(again), *options) == [0, 0]
     words = again.read_text()
     assert "resumed after epoch 2 of 3" in words

@@ -1,12 +1,11 @@
-"""Files are never left half-written, names are free, and locks keep other processes out, but nobody
-for ever.
-"""
+"""Files are never left half-written; locks keep other processes out, but nobody for ever."""
 
 import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,31 +15,30 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_old_file_is_kept_and_what_it_displaces_is_empty(tmp_path, monkeypatch):
-    """Google Drive puts what a rename displaces in its trash. (Kills at every step:
-    test_checkpoint.py.)
-    """
-    path, keep, displaced = tmp_path / "a.pt", tmp_path / "a.previous.pt", []
+    """Google Drive puts what a rename displaces in its trash. (Kills: test_kill.py.)"""
+    path, keep = tmp_path / "a.pt", tmp_path / "a.previous.pt"
+    displaced = []
     for content in (b"one", b"two"):
         write_atomically(path, content, keep=keep)
     rename = os.replace
 
     def replace(old, new):
-        displaced.extend([Path(new).stat().st_size] if Path(new).exists() else [])
+        if Path(new).exists():
+            displaced.append(Path(new).stat().st_size)
         rename(old, new)
 
     monkeypatch.setattr(os, "replace", replace)
     write_atomically(path, b"three", keep=keep)
     assert displaced == [0]
-    assert path.read_bytes() == b"three" and keep.read_bytes() == b"two"
+    assert path.read_bytes() == b"three"
+    assert keep.read_bytes() == b"two"
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, failing):
-    def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     path = tmp_path / "a.pt"
     write_atomically(path, b"old")
+    full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     monkeypatch.setattr(os, failing, full)
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, b"new", keep=tmp_path / "keep")
@@ -56,11 +54,11 @@ def test_free_name(tmp_path):
 
 def test_a_lock_keeps_another_process_out_until_that_is_killed(tmp_path):
     path = tmp_path / "new" / ".lock"
-    code = "import sys; from extras.files import lock; held = lock(sys.argv[1]); print('held', flush=True); input()"
+    code = "import sys; from extras.files import lock; held = lock(sys.argv[1]); "
+    code += "print('held', flush=True); input()"
     command = [sys.executable, "-c", code, str(path)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as other:
         assert other.stdout.readline() == "held\n"
         for timeout in (0, 0.1):
             with pytest.raises(TimeoutError):
@@ -72,11 +70,7 @@ def test_a_lock_keeps_another_process_out_until_that_is_killed(tmp_path):
 
 @pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
 def test_a_drive_without_locks_gets_none_and_no_marker_file(tmp_path, monkeypatch, code):
-    fcntl = pytest.importorskip("fcntl")
-
-    def flock(*args):
-        raise OSError(getattr(errno, code), "no locks here")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
+    no_locks = Mock(side_effect=OSError(getattr(errno, code), "no locks here"))
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", no_locks)
     assert lock(tmp_path / ".lock") is None
     assert not list(tmp_path.iterdir())  # so that a killed run locks nobody out

@@ -460,6 +460,14 @@ def test_out_of_memory_is_one_sentence(tmp_path, monkeypatch, error):
         command.main(["--out", str(tmp_path)])
 
 
+def test_processes_that_lose_each_other_say_so_in_a_line(tmp_path, monkeypatch):
+    error = torch.distributed.DistBackendError("NCCL error: unhandled\nand a page of frames")
+    monkeypatch.setattr(command, "run", Mock(side_effect=error))
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit, match="rank 1: NCCL error: unhandled$"):
+        command.main(["--out", str(tmp_path)])
+
+
 @pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError, TypeError, KeyError])
 def test_a_bug_keeps_its_traceback_also_one_on_the_gpu(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(command, "run", Mock(side_effect=kind("CUDA error: an illegal access")))

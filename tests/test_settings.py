@@ -73,7 +73,7 @@ def config(data=None, recipe=train.RECIPE, seed=0, model=None, rates=None, **giv
 
 def wider():
     model = TinyNet()
-    model[0] = torch.nn.Conv2d(3, 9, 3)
+    model[0] = torch.nn.Conv2d(3, 9, 3, bias=False)
     return model
 
 
