@@ -3,10 +3,9 @@
     utils.plot_samples(images, targets, classes, note="CIFAR-10")
     utils.plot_samples(images, targets, classes, path="misc/sample_images.png")  # saved as well
 
-Each function takes plain data (arrays, lists, dicts), returns a matplotlib `Figure`, and saves it
-as PNG when it is given `path`. `note`, in the lower left corner, says where the data come from.
-Images are height x width x 3 (or x 1, or no third), uint8 or floats in [0, 1]. Bad input is a
-ValueError.
+Each takes plain data (arrays, lists, dicts) and returns a matplotlib `Figure`, saved as PNG when
+there is a `path`. `note`, in the lower left corner, says where the data come from. Images are
+height x width x 3 (or x 1, or no third), uint8 or floats in [0, 1]. Bad input is a ValueError.
 """
 
 from pathlib import Path
@@ -25,11 +24,10 @@ INK, GREY, PALE = "#222222", "#5F5F5F", "#E3E3E3"
 WIDTH, MARGIN, GAP = 830, 16, 4
 HEAD, FOOT = 76, 32  # for title and note
 SMALL = 11.5  # a font size, in points, of 4/3 pixels
-CJK = ["Microsoft YaHei", "Noto Sans CJK JP", "PingFang SC", "WenQuanYi Zen Hei"]
+CJK = ["Microsoft YaHei", "Noto Sans CJK JP", "PingFang SC", "WenQuanYi Zen Hei"]  # class names
 STYLE = {
     "figure.dpi": 192,
     "figure.facecolor": "white",
-    # class names may be Chinese or Japanese
     "font.family": ["DejaVu Sans", *sorted({*CJK} & {*mpl.font_manager.get_font_names()})],
     "font.size": 13,
     "text.color": INK,
@@ -96,9 +94,7 @@ def put_text(fig: Figure, x: float, y: float, words, width: float | None = None,
     left, bottom, _, _ = box(fig, x, y, 0, 0)
     text = fig.text(left, bottom, str(words), **{"va": "top", **style})
     if width and (needed := text.get_window_extent().width / 2) > width:
-        text.set_size(text.get_size() * max(0.75, width / needed))
-        while text.get_window_extent().width / 2 > width and len(text.get_text()) > 1:
-            text.set_text(f"{text.get_text()[:-2]}…")
+        text.set_size(text.get_size() * width / needed)
     return text
 
 
@@ -158,9 +154,9 @@ def short_rate(rate: float, _=None) -> str:
 def check_lengths(**named) -> None:
     """Refuse lists that are empty, or of different lengths though they belong together."""
     lengths = {name: len(values) for name, values in named.items() if values is not None}
-    for name, length in lengths.items():
-        if length == 0:
-            raise ValueError(f"{name} is empty, so there is nothing to draw: give at least one.")
+    if not all(lengths.values()):
+        empty = min(lengths, key=lengths.get)
+        raise ValueError(f"{empty} is empty, so there is nothing to draw: give at least one.")
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ValueError(f"These belong together and must be equally long, but are not: {said}.")
@@ -169,17 +165,17 @@ def check_lengths(**named) -> None:
 def check_classes(classes, **named) -> None:
     """Refuse class indices that have no name."""
     for name, values in named.items():
-        if min(values) < 0 or max(values) >= len(classes):
-            said = f"{name} go from {min(values)} to {max(values)}"
-            raise ValueError(f"{said}, but there are {len(classes)} classes: name them all.")
+        low, high = min(values), max(values)
+        if low < 0 or high >= len(classes):
+            said = f"{name} go from {low} to {high}"
+            raise ValueError(f"{said}, but {len(classes)} classes are named: name them all.")
 
 
 def check_shape(name: str, values, *shape: int) -> np.ndarray:
     """The values as an array of floats, of this shape."""
     values = np.asarray(values, dtype=float)
     if values.shape != shape:
-        said = f"{name} has shape {values.shape}"
-        raise ValueError(f"{said}: it must be {shape}, as images and classes say.")
+        raise ValueError(f"{name} has shape {values.shape}: give {shape}, an entry for each.")
     return values
 
 
@@ -222,12 +218,11 @@ def plot_transforms(stages: dict, draws: dict, *, note="", path=None) -> Figure:
     """
     for name, given in {"stages": stages, "draws": draws, **draws}.items():
         check_lengths(**{name: given})
-    largest = max(stages.values(), key=len)
     cell = (WIDTH - 2 * MARGIN + 20) / len(stages)  # of a stage, with an arrow of 20 pixels
-    high = sharp_side(largest, min(cell - 20, 5 * len(largest)))
+    high = sharp_side(max(stages.values(), key=len), min(cell - 20, 200))
     columns = max(map(len, draws.values()))
-    room = (WIDTH - 2 * MARGIN + GAP) / columns - GAP
-    side = sharp_side(next(iter(draws.values()))[0], min(128, room))
+    first = next(iter(draws.values()))[0]
+    side = sharp_side(first, min(128, (WIDTH - 2 * MARGIN + GAP) / columns - GAP))
     fig = new_figure(WIDTH, round(high + 44 + len(draws) * (side + 40)), None)
     cells = image_grid(fig, list(stages.values()), len(stages), high, step=(cell, 0))
     for name, (_, x, y) in zip(stages, cells, strict=True):
@@ -246,8 +241,7 @@ def plot_transforms(stages: dict, draws: dict, *, note="", path=None) -> Figure:
 def plot_lr_finder(found, *, note="", path=None) -> Figure:
     """The LR range test: loss by learning rate, and what is read off it.
 
-    found: a RangeTest of extras/lr_finder.py; a rate that is None is not drawn. A loss that
-    explodes leaves the frame.
+    found: a RangeTest of extras/lr_finder.py. A loss that explodes leaves the frame.
     """
     if found.lr_given and len(found.lrs) == 0:
         title = f"LRMIN {short_rate(found.lr_min)} and LRMAX {short_rate(found.lr_max)} were given"
@@ -258,8 +252,7 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     ax = fig.subplots()
     ax.plot(lrs, found.losses, color=GREY, alpha=0.6, lw=1.2, label="loss of each batch")
     ax.plot(lrs, smoothed, color=BLUE, lw=3, label="smoothed")
-    if found.level is not None:
-        ax.axhline(found.level, color=GREY, ls=":", lw=2, label=f"level {found.level:.2f}")
+    ax.axhline(found.level, color=GREY, ls=":", lw=2, label=f"level {found.level:.2f}")
     seen = smoothed[np.isfinite(smoothed)]
     fall = max(seen[0] - seen.min(), 0.05 * abs(seen[0]))
     ax.set(xlabel="learning rate (log scale)", xscale="log", xlim=(lrs[0], lrs[-1] * 1.001))
@@ -274,12 +267,8 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     ]
     mark_rates(ax, lrs, smoothed, [mark for mark in marks if mark[0] is not None])
     ax.legend(loc="lower left", fontsize=12, framealpha=1)
-    why = "half of the take-off"
-    if found.take_off is None:
-        why = f"no take-off up to {short_rate(lrs[-1])}"
-    if found.lr_given:
-        why = "given"
-    title = f"LRMIN: a fifth of the fall is over. LRMAX: {why}"
+    rule = "half of the take-off" if found.take_off else "no take-off, so last rate ÷ 10"
+    title = f"LRMIN: a fifth of the fall is over. LRMAX: {'given' if found.lr_given else rule}"
     words = "The rate grows after each batch. Level: the loss of guessing, or the first, if lower"
     return finish(fig, f"{title}\n{words}", note, path)
 
@@ -388,8 +377,7 @@ def plot_confusion_matrix(confusion, classes, *, note="", path=None) -> Figure:
     n = len(classes)
     matrix = check_shape("confusion", confusion, n, n)
     percent = 100 * matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
-    # the diagonal would drown the mistakes
-    mistakes = np.ma.masked_array(percent, mask=np.eye(n, dtype=bool))
+    mistakes = np.ma.masked_array(percent, np.eye(n, dtype=bool))  # the diagonal would drown them
     row_height = max(40, min(58, 600 // n)) if n <= 30 else min(10, 1000 / n)
     fig = new_figure(WIDTH, 150 + row_height * n)
     ax, strip = fig.subplots(1, 2, width_ratios=[3.4, 1])
@@ -418,11 +406,11 @@ def write_numbers(ax, strip, matrix, percent) -> None:
     """The counts into the cells of the matrix, and the accuracies onto the bars."""
     n = len(matrix)
     worst = percent[~np.eye(n, dtype=bool)].max()
+    style = {"size": min(13, 160 / n), "ha": "center", "va": "center"}
     for i, j in np.argwhere(matrix):
-        style = {"weight": "bold"} if i == j else {}
-        dark = i != j and percent[i, j] > 0.6 * worst
-        style |= {"color": "white" if dark else INK, "size": min(13, 160 / n)}
-        ax.text(j, i, f"{matrix[i, j]:.0f}", ha="center", va="center", **style)
+        colour = "white" if i != j and percent[i, j] > 0.6 * worst else INK
+        weight = "bold" if i == j else "normal"
+        ax.text(j, i, f"{matrix[i, j]:.0f}", color=colour, weight=weight, **style)
     for i, total in enumerate(matrix.sum(axis=1)):
         words = f"{percent[i, i]:.1f} %" if total else "no images"
         strip.text(4, i, words, va="center", size=min(13, 400 / n))
@@ -456,10 +444,7 @@ def plot_misclassified(
             put_text(fig, x + side, words=f"{100 * probabilities[i, c]:.0f} %", ha="right", **place)
         if captions is not None:
             put_text(fig, x, y + 47, captions[i], side, size=12, color=GREY)
-    title = "Misclassified images"
-    if (np.diff(probabilities.max(axis=1)) <= 0).all():
-        title = f"{title}, the most confident first"
-    if len(images) > len(shown):
-        title = f"{title}: {len(shown)} of {len(images):,}"
+    order = ", the most confident first" if (np.diff(probabilities.max(axis=1)) <= 0).all() else ""
+    count = f": {len(shown)} of {len(images):,}" if len(images) > len(shown) else ""
     words = "✗ predicted class, ✓ true class, and the probability that the network gives to each"
-    return finish(fig, f"{title}\n{words}", note, path)
+    return finish(fig, f"Misclassified images{order}{count}\n{words}", note, path)

@@ -24,8 +24,8 @@ ROWS = [
     [
         ("layer3", "Layer 3", "512×4×4", 138),
         ("pool", "MaxPool", "512×1×1", 122),
-        ("fc", "FC", "classes", 122),
-        ("softmax", "SoftMax", "classes", 122),
+        ("fc", "FC", None, 122),
+        ("softmax", "SoftMax", None, 122),
     ],
 ]
 BRANCHES = {"layer1": ("resblock1", "R1(X)"), "layer3": ("resblock2", "R2(X)")}
@@ -68,10 +68,10 @@ def draw_layer(ax, words: str, x: float, y: float, width: float, height: float, 
     ax.text(x, y, words, ha="center", va="center", color=ink, **style)
 
 
-def draw_arrow(ax, start, end, color=utils.INK, lw=1.2) -> None:
+def draw_arrow(ax, start, end, color=utils.INK, size: int = 13) -> None:
     """From start to end, below the layers that stand in between."""
-    style = {"arrowstyle": "-|>", "color": color, "lw": lw, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", end, start, arrowprops=style, zorder=0)
+    style = {"arrowstyle": "-|>", "color": color, "lw": 1.2, "mutation_scale": size}
+    ax.annotate("", end, start, arrowprops=style | {"shrinkA": 0, "shrinkB": 0}, zorder=0)
 
 
 def draw_skip(ax, points, formula: str = "") -> None:
@@ -82,7 +82,7 @@ def draw_skip(ax, points, formula: str = "") -> None:
     tip = (x - along[0] * radius, y - along[1] * radius)
     path = [*points[:-1], (x - along[0] * (radius + 8), y - along[1] * (radius + 8))]
     ax.plot(*np.transpose(path), solid_joinstyle="round", **style)
-    draw_arrow(ax, path[-1], tip, **style)
+    draw_arrow(ax, path[-1], tip, utils.ORANGE, size=26)
     ax.add_patch(Circle(points[0], 5, color=utils.ORANGE, zorder=4))
     ax.add_patch(Circle((x, y), radius, fc="white", ec=utils.ORANGE, lw=4, zorder=4))
     ax.plot([x - 9, x + 9], [y, y], [x, x], [y - 9, y + 9], zorder=5, **style)
@@ -116,7 +116,7 @@ def plot_model(model, image, *, note="", path=None) -> utils.Figure:
         y = LINE + HEIGHT * row
         for attribute, name, out, height in ROWS[row]:
             start = x + gap
-            draw_arrow(ax, (x + 4, y), (start, y))
+            draw_arrow(ax, (x + 1, y), (start, y))
             layers = [m for m in getattr(model, attribute).modules() if not list(m.children())]
             x = draw_bars(ax, layers, start, y, height)
             if attribute in BRANCHES:
@@ -129,8 +129,8 @@ def plot_model(model, image, *, note="", path=None) -> utils.Figure:
                     draw_skip(ax, way, formula)
                 x = end + behind
             ax.text((start + x) / 2, y + 98, name, ha="center", weight="bold", size=12)
-            ax.text((start + x) / 2, y + 116, out, **GREY)
-        draw_arrow(ax, (x + 4, y), (x + 28, y))
+            ax.text((start + x) / 2, y + 116, out or model.fc.out_features, **GREY)
+        draw_arrow(ax, (x + 1, y), (x + 28, y))
     title = "The network, with 2 skip connections"
     if not model.residual:
         title = "The network without skip connections"
@@ -140,10 +140,7 @@ def plot_model(model, image, *, note="", path=None) -> utils.Figure:
 
 @utils.styled
 def plot_blocks(*, note="", path=None) -> utils.Figure:
-    """Four residual blocks: without the addition, ours, and those of He et al.
-
-    2015: arXiv:1512.03385; 2016: arXiv:1603.05027.
-    """
+    """Four residual blocks: without the addition, ours, and those of He et al."""
     fig, ax = new_drawing(490)
     for column, (name, words, layers, result) in enumerate(BLOCKS):
         x = utils.MARGIN + 200 * column + 74
@@ -164,4 +161,5 @@ def plot_blocks(*, note="", path=None) -> utils.Figure:
 
 
 if __name__ == "__main__":
-    plot_blocks(path="misc/blocks.png")
+    sources = "He et al.: arXiv:1512.03385 (2015) and arXiv:1603.05027 (2016)"
+    plot_blocks(note=sources, path="misc/blocks.png")

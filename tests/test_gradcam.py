@@ -5,10 +5,12 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.contour import ContourSet
+from matplotlib.image import AxesImage
 from torch import nn
 from torchvision.models import resnet18
 
-from extras.gradcam import grad_cam
+from extras.gradcam import grad_cam, plot_gradcam
 from models import s10_model
 
 
@@ -109,3 +111,38 @@ def test_what_does_not_fit_is_one_sentence():
     ):
         with pytest.raises(ValueError, match=sentence):
             grad_cam(model, torch.randn(2, 3, 8, 8), classes, layer)
+
+
+def drawn(fig):
+    """(images as arrays, texts) of a figure."""
+    pixels = [np.asarray(image.get_array()) for image in fig.findobj(AxesImage)]
+    texts = [*fig.texts, *(text for ax in fig.axes for text in ax.texts)]
+    return pixels, [text.get_text() for text in texts]
+
+
+def test_every_image_is_drawn_three_times_with_contours_where_its_maps_are_large():
+    images = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+    maps = np.zeros((10, 8, 8))
+    maps[:, 2:4, 2:4] = 1
+    labels, predictions = np.arange(10) % 2, np.arange(10) // 9  # right where both are equal
+    fig = plot_gradcam(images, labels, predictions, maps, maps * 0, ["cat", "dog"])
+    pixels, texts = drawn(fig)
+    np.testing.assert_array_equal(pixels, np.repeat(images, 3, axis=0))
+    assert texts.count("empty map") == 10
+    right = int((labels == predictions).sum())
+    assert sum("✗" in text for text in texts) == 10 - right
+    assert sum("✓" in text for text in texts) == 10 + right
+    for i, ax in enumerate(fig.axes):
+        contours = ax.findobj(ContourSet)
+        assert bool(contours) == (i % 3 == 1)
+        for path in (path for lines in contours for path in lines.get_paths()):
+            assert path.vertices.min() > 7 and path.vertices.max() < 16  # 2x2 of 8x8, in pixels
+
+
+def test_more_images_than_fit_are_said():
+    arguments = [np.zeros((24, 8, 8, 3)), [0] * 24, [0] * 24, np.ones((24, 2, 2))]
+    pixels, texts = drawn(plot_gradcam(*arguments, arguments[-1], ["cat"]))
+    assert len(pixels) == 60 and any("20 of 24" in text for text in texts)
+    assert not drawn(plot_gradcam([], [], [], [], [], ["cat"]))[0]
+    with pytest.raises(ValueError, match="labels go from 0 to 1"):
+        plot_gradcam(arguments[0][:2], [0, 1], [0, 0], np.ones((2, 2, 2)), np.ones((2, 2, 2)), "a")

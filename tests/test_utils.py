@@ -274,10 +274,8 @@ def test_misclassified_keep_their_order_stop_at_25_and_say_so():
     many = [np.repeat(values, 10, axis=0) for values in MISTAKES[:3]]
     captions = ["a caption that is far too long"] * 30
     classes = ["W" * 16, "sixteen-char-dog", "sixteen-char-cat"]
-    for columns in (3, 8):
-        fig = utils.plot_misclassified(*many, classes, columns=columns, captions=captions)
-        assert len(images(fig)) == 25 and not collisions(fig)
-        assert "25 of 30" in title(fig)
+    fig = utils.plot_misclassified(*many, classes, columns=8, captions=captions)
+    assert len(images(fig)) == 25 and "25 of 30" in title(fig) and not collisions(fig)
 
 
 @pytest.mark.parametrize(
