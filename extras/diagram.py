@@ -36,6 +36,7 @@ BLOCKS = [
     ("He et al. 2015", "addition, then ReLU", "Conv BN ReLU Conv BN + ReLU", "ReLU(X + R(X))"),
     ("He et al. 2016", "first BatchNorm, ReLU", "BN ReLU Conv BN ReLU Conv +", "X + R(X)"),
 ]
+SOURCES = "He et al.: arXiv:1512.03385 (2015) and arXiv:1603.05027 (2016)"
 
 
 def describe(layer) -> str:
@@ -139,7 +140,7 @@ def plot_model(model, image, *, note="", path=None) -> utils.Figure:
 
 
 @utils.styled
-def plot_blocks(*, note="", path=None) -> utils.Figure:
+def plot_blocks(*, note=SOURCES, path=None) -> utils.Figure:
     """Four residual blocks: without the addition, ours, and those of He et al."""
     fig, ax = new_drawing(490)
     for column, (name, words, layers, result) in enumerate(BLOCKS):
@@ -161,5 +162,4 @@ def plot_blocks(*, note="", path=None) -> utils.Figure:
 
 
 if __name__ == "__main__":
-    sources = "He et al.: arXiv:1512.03385 (2015) and arXiv:1603.05027 (2016)"
-    plot_blocks(note=sources, path="misc/blocks.png")
+    plot_blocks(path="misc/blocks.png")
