@@ -4,9 +4,8 @@
 
 One story, each step of which needs the one before; so it is a script, and no pytest file.
 JupyterLab serves a copy of the repository; Chromium chooses Run All Cells from the menu; then it
-trains once more, interrupts, and goes on. At the
-end come the pages for a person to look at: light and dark, the HTML export on a phone, notebook and
-README on GitHub.
+trains once more, interrupts, and goes on. At the end come the pages for a person to look at: light
+and dark, and the HTML export on a phone.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from rendered import check_outputs, github_page, images, read_page
+from rendered import check_outputs, images
 from run_notebook import export, set_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +84,9 @@ def copy_of_repository(folder):
 def jupyterlab(folder, home):
     """Serve JupyterLab from `folder`, without the reader's own settings; gives its address."""
     (home / "labconfig").mkdir(parents=True)
-    (home / "labconfig/default_setting_overrides.json").write_text(json.dumps(QUIET))
+    (home / "labconfig/default_setting_overrides.json").write_text(
+        json.dumps(QUIET), encoding="utf-8"
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -101,7 +102,7 @@ def jupyterlab(folder, home):
     ]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *options]
     address, log = f"http://127.0.0.1:{port}", home / "log.txt"
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         server = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
@@ -237,29 +238,14 @@ def photograph_lab(page, out):
         photograph(page, page.locator(".jp-WindowedPanel-outer"), out / f"lab-{theme.lower()}.png")
 
 
-def photograph_pages(chromium, notebook, out):
-    """The HTML export of `notebook` on a phone, and what is committed as GitHub shows it; all
-    without a network.
-    """
+def photograph_phone(chromium, notebook, out):
+    """The HTML export of `notebook` on a phone, without a network."""
     export(notebook, out / "phone.html")
-    sizes = {"phone": (390, 844)}
-    for name in (
-        NOTEBOOK,
-        "README.md",
-        *(str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/README.md")),
-    ):
-        page = f"github-{Path(name).with_suffix('').as_posix().replace('/', '-')}"
-        (out / f"{page}.html").write_text(
-            github_page(read_page(ROOT / name).html, (ROOT / name).parent)
-        )
-        sizes[page] = (1280, 900)
-    for name, (width, height) in sizes.items():
-        page = chromium.new_page(viewport=dict(width=width, height=height))
-        page.route(re.compile("^https?:"), lambda route: route.abort())
-        page.goto((out / f"{name}.html").as_uri())
-        check_page(name, page.locator("body"))
-        page.screenshot(path=out / f"{name}.png", full_page=True)
-        page.close()
+    page = chromium.new_page(viewport=dict(width=390, height=844))
+    page.route(re.compile("^https?:"), lambda route: route.abort())
+    page.goto((out / "phone.html").as_uri())
+    check_page("phone", page.locator("body"))
+    page.screenshot(path=out / "phone.png", full_page=True)
 
 
 def main():
@@ -283,7 +269,7 @@ def main():
                 photograph_lab(page, out)
             finally:
                 page.screenshot(path=out / "last.png")  # where a check failed, what it saw
-        photograph_pages(chromium, nbformat.read(path, as_version=4), out)
+        photograph_phone(chromium, nbformat.read(path, as_version=4), out)
     print(f"all is well; look at the screenshots: {out}/*.png")
 
 
