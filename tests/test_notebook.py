@@ -60,7 +60,7 @@ SHOWN = [
     "nn.Conv2d(",
     "x + r1",
     "torch.optim.AdamW(",
-    "torch.optim.lr_scheduler.OneCycleLR(",
+    "lr_scheduler.OneCycleLR(",
     "scaler.scale(",
 ]
 
