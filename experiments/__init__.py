@@ -1,3 +1,1 @@
-"""Experiments: what skip connections, the one-cycle policy and each ingredient of the recipe
-buy.
-"""
+"""Experiments: what skip connections, one cycle and each ingredient of the recipe buy."""

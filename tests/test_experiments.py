@@ -347,8 +347,15 @@ def test_rows_change_what_they_say(small):
     assert given["strict_2023_rate"] == 4.93e-2
     tenth = next(row for row in depth.ROWS if row.key == "resnet44_plain_tenth")
     assert study.given_rate(tenth, 1) == 3.5e-3
-    with pytest.raises(ValueError, match="seed 2"):
-        study.given_rate(tenth, 2)
+    asked = []
+    three = replace(this, rows=[tenth], chosen=[tenth], seeds=3)
+
+    def ask(_, row, seed):
+        asked.append(seed)
+        return made_up(row.key, np.ones(4, dtype=bool), seed)
+
+    study.run_all(three, run_row=ask)
+    assert asked == [0, 1]  # it has rates for these
 
 
 def test_build_makes_what_the_settings_say(small):
