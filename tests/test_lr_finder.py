@@ -74,6 +74,8 @@ def test_rates_are_those_of_the_rule(corners, guess, iterations, noise):
         losses = curve(lrs, corners, noise, seed)
         losses[7:9] += 1.5  # a median does not see them
         losses[iterations // 2] += 0.4
+        if corners is FALLS_AND_RISES:
+            losses[lrs > 0.06] = 1e6  # an explosion counts as twice the first loss
         found = read_curve(lrs, losses, guess)
         lr_min, lr_max, take_off = rule(lrs.tolist(), losses.tolist(), guess)
         assert (found.lr_min, found.take_off) == (lr_min, take_off)
@@ -97,15 +99,6 @@ def test_steepest_descent_and_a_tenth_of_the_minimum_are_shown_beside_them():
     found = read_curve(lrs, curve(lrs, [(-6, 2), (-4, 1.9), (-3, 1.3), (-2, 1), (0, 4)]))
     assert 1e-4 <= found.lr_steepest <= 1e-3
     assert found.lr_minimum == found.lrs[int(np.argmin(found.smoothed))] / 10
-
-
-def test_an_explosion_at_the_end_moves_the_rates_little():
-    lrs = rates()
-    losses = curve(lrs, FALLS_AND_RISES)
-    calm = read_curve(lrs, losses)
-    wild = read_curve(lrs, np.where(lrs > 0.1, 1e6, losses))
-    assert wild.lr_min == calm.lr_min
-    assert calm.lr_max / 2 < wild.lr_max <= calm.lr_max
 
 
 @pytest.mark.parametrize(
