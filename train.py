@@ -263,15 +263,8 @@ def fit(  # noqa: PLR0913  a run has these parts, and each can be another
         TrainingDiverged: with epoch and learning rate; the checkpoint of the epoch before is kept.
         ValueError: the optimizer does not train this model, or the scheduler not this optimizer.
     """
-    check_parts(model, optimizer, scheduler)
     by_epoch = steps_by_epoch(scheduler) if by_epoch is None else by_epoch
-    parts = {
-        "model": unwrapped(model),
-        "optimizer": optimizer,
-        "scaler": torch.amp.GradScaler(torch.device(device).type, enabled=dtype == torch.float16),
-    }
-    if scheduler is not None:
-        parts["scheduler"] = scheduler
+    parts = stateful_parts(model, optimizer, scheduler, device, dtype)
     team = processes()
     lr = None  # of the last step: after it, the scheduler may have set the next one already
 
@@ -337,6 +330,16 @@ def fit(  # noqa: PLR0913  a run has these parts, and each can be another
         if checkpoint is not None:
             checkpoint.release()
     return history
+
+
+def stateful_parts(model, optimizer, scheduler, device, dtype):
+    """What changes in training, by name: the parts that a checkpoint keeps."""
+    check_parts(model, optimizer, scheduler)
+    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=dtype == torch.float16)
+    parts = {"model": unwrapped(model), "optimizer": optimizer, "scaler": scaler}
+    if scheduler is not None:
+        parts["scheduler"] = scheduler
+    return parts
 
 
 def check_parts(model, optimizer, scheduler):

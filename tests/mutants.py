@@ -3,8 +3,8 @@
     python tests/mutants.py draw             # writes tests/mutants.jsonl, a line for each change
     python tests/mutants.py run [FIRST LAST] # tries them, and says which survive
 
-A change is a sign, a constant, an argument left out, or a condition turned round. Each is tried in a
-copy of the checkout with the test files that concern its file, until one test fails. Messages are
+A change is a sign, a constant, an argument left out, or a condition turned round. Each is tried in
+a copy of the checkout with the test files that concern its file, until one test fails. Messages are
 left alone, and so are functions that draw: where a label stands in a figure, no test should hold.
 """
 
