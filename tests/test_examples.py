@@ -32,7 +32,7 @@ def run(tmp_path):
     torch.manual_seed(0)
     model = models.s10_plain(len(NAMES))
     with torch.no_grad():
-        model.fc.weight.mul_(100)  # so that the probabilities differ from one another
+        model.fc.weight.mul_(1000)  # so that the probabilities differ from one another
     torch.save(model.state_dict(), tmp_path / "s10_model.pt")
     (tmp_path / "results.json").write_text(json.dumps(NUMBERS), encoding="utf-8")
     noise = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
@@ -278,6 +278,8 @@ def test_minimal_and_fit_have_the_same_losses_on_the_same_batches(tmp_path, monk
     model = models.s10_model().to(memory_format=torch.channels_last)
     assert [v.shape for v in state.values()] == [v.shape for v in model.state_dict().values()]
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
+    bound = 512**-0.5 / 8  # PyTorch draws between -1/√512 and 1/√512
+    assert model.fc.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
     optimizer = train.make_optimizer(model)
     ours = []
     train.fit(
