@@ -5,8 +5,11 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
+import train
+from experiments import story
 from extras import report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,3 +147,22 @@ def test_the_table_of_faults_names_test_files_that_exist():
     assert files
     for file in files:
         assert (ROOT / "tests" / file).is_file(), file
+
+
+def test_the_story_has_the_committed_runs_and_their_rates():
+    shown, take_off = story.runs(ROOT / "misc")
+    ends = {run.name: (run.accuracies[-1], max(run.lrs), run.lrs[-1]) for run in shown}
+    assert list(ends) == ["2023", "strict", "now"]
+    now = results()
+    assert ends["now"] == pytest.approx((now["final_test_acc"], now["lr_max"], now["lr_min"]))
+    # OneCycleLR(max_lr=4.93e-2, div_factor=100, final_div_factor=100), as the file says
+    assert ends["2023"] == pytest.approx((90.27, 4.93e-2, 4.93e-6), rel=1e-3)
+    steps, _ = train.cycle_curve(now["lr_max"], 98, 24, now["lr_min"])
+    rates = np.interp(np.arange(1, 2353) / 98, shown[2].done, shown[2].lrs)
+    assert rates == pytest.approx(steps, rel=0.05, abs=1e-5)
+    for run in shown:
+        assert len(run.accuracies) == 24 and run.done[-1] == 24
+        beyond = run.done[run.lrs > take_off]
+        assert (len(beyond) > 0) == (run.name == "2023")
+    assert 1 < shown[0].done[shown[0].lrs > take_off][0] < 2  # from epoch 3 to 17, all of it
+    assert 17 < shown[0].done[shown[0].lrs > take_off][-1] < 18
