@@ -60,7 +60,7 @@ LOOKS = (
 
 
 def table(rows):
-    """Training loss and test accuracy at the end in Markdown; 44 layers beside 8, and beside plain."""
+    """Loss and accuracy at the end, in Markdown; 44 layers beside 8, and beside plain ones."""
     lines = []
     for runs in rows.values():
         loss = f"{mean(runs, 'train_loss'):.3f}"
