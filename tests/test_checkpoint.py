@@ -257,6 +257,17 @@ def test_no_resume_puts_the_newest_good_checkpoint_aside(tmp_path, lost):
     assert files(tmp_path) == {"checkpoint.replaced.pt": newest} | damaged
 
 
+def test_a_new_model_gets_the_weights_of_the_last_finished_epoch(tmp_path):
+    """Else a rerun cell would write untrained weights beside the results of the trained ones."""
+    trained, fresh = TinyNet(), TinyNet()
+    checkpoint = opened(tmp_path)
+    checkpoint.load_model(fresh)  # before the first epoch there are none
+    assert not same(fresh.state_dict(), trained.state_dict())
+    checkpoint.save(model=trained.state_dict(), history=rows(1))
+    opened(tmp_path).load_model(fresh)
+    assert same(fresh.state_dict(), trained.state_dict())
+
+
 # --- another run's
 
 
