@@ -4,6 +4,7 @@ Kills: test_kill.py. A full disk: test_main.py.
 """
 
 import contextlib
+import copy
 import errno
 import os
 import pickle
@@ -13,7 +14,7 @@ from unittest.mock import Mock, call
 import numpy as np
 import pytest
 import torch
-from small_run import TinyNet
+from small_run import TinyNet, same
 
 from extras import checkpoint as module
 from extras.checkpoint import Checkpoint, CheckpointError, hyperparameters, open_run
@@ -138,18 +139,29 @@ def test_where_the_disk_was_full_the_state_in_memory_is_not_forgotten(
 ):
     """Else a notebook's training cell, run again, would begin anew with trained weights."""
     model = TinyNet()
-    parts = {"model": model, "optimizer": make_optimizer(model)}
+    optimizer = make_optimizer(model)
+    parts = {"model": model, "optimizer": optimizer}
     checkpoint = opened(tmp_path)
     checkpoint.save(range_test={})
+
+    def step():
+        model(torch.rand(4, 3, 32, 32)).sum().backward()
+        optimizer.step()
+        return copy.deepcopy(optimizer.state_dict()["state"][0])
+
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
         assert checkpoint.restore(**parts) == []
+        saved = step()
         states = {name: part.state_dict() for name, part in parts.items()}
         checkpoint.save(history=rows(1), **states)
         checkpoint.release()
     assert checkpoint.unwritten == {tmp_path / NEW}
     assert "No space left" in capsys.readouterr().out
-    assert checkpoint.restore(**parts) == rows(1)
+    for _ in range(2):
+        step()  # an epoch that is interrupted
+        assert checkpoint.restore(**parts) == rows(1)
+        assert same(optimizer.state_dict()["state"][0], saved)
     checkpoint.release()
     assert checkpoint.unwritten == set()
     assert opened(tmp_path).state["history"] == rows(1)
@@ -243,6 +255,17 @@ def test_no_resume_puts_the_newest_good_checkpoint_aside(tmp_path, lost):
         damaged = {"checkpoint.damaged.pt": b"nonsense"}
     assert opened(tmp_path, CONFIG | {"seed": 5}, resume=False).state == {}
     assert files(tmp_path) == {"checkpoint.replaced.pt": newest} | damaged
+
+
+def test_a_new_model_gets_the_weights_of_the_last_finished_epoch(tmp_path):
+    """Else a rerun cell would write untrained weights beside the results of the trained ones."""
+    trained, fresh = TinyNet(), TinyNet()
+    checkpoint = opened(tmp_path)
+    checkpoint.load_model(fresh)  # before the first epoch there are none
+    assert not same(fresh.state_dict(), trained.state_dict())
+    checkpoint.save(model=trained.state_dict(), history=rows(1))
+    opened(tmp_path).load_model(fresh)
+    assert same(fresh.state_dict(), trained.state_dict())
 
 
 # --- another run's

@@ -53,7 +53,7 @@ def test_free_name(tmp_path):
 
 
 def test_a_lock_keeps_another_process_out_until_that_is_killed(tmp_path):
-    path = tmp_path / "new" / ".lock"
+    path = tmp_path / "new" / "run" / ".lock"
     code = "import sys; from extras.files import lock; held = lock(sys.argv[1]); "
     code += "print('held', flush=True); input()"
     command = [sys.executable, "-c", code, str(path)]

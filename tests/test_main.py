@@ -412,6 +412,16 @@ def test_wrong_arguments_exit_2_before_any_work(arguments, value, tmp_path, caps
     assert os.listdir() == ["file"]
 
 
+def test_a_folder_of_somebody_else_is_refused_before_cifar_10_is_downloaded(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(SystemExit) as end:
+        command.main(["--out", str(tmp_path / "new" / "run")])
+    assert end.value.code == 2
+    assert f"{tmp_path} " in capsys.readouterr().err
+
+
 def test_a_busy_gpu_can_be_avoided(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
