@@ -178,8 +178,10 @@ def draw():
         candidates = []
         for path in files:
             source = path.read_text(encoding="utf-8")
+            lines = source.splitlines()
             name = path.relative_to(TOP).as_posix()
-            candidates += [(name, *change[:2]) for change in changes(source)]
+            for line, what, _ in changes(source):
+                candidates.append((name, lines[line - 1].strip(), what))
         wanted = NUMBER - 2 * LEAST - len(drawn) + place * LEAST if place == 0 else LEAST
         drawn += sorted(rng.sample(candidates, max(wanted, LEAST)))
     return drawn
@@ -198,7 +200,12 @@ def tests_of(name):
 def survives(name, line, what):
     """Try one change in a copy of the checkout; True where all tests stay green."""
     source = (TOP / name).read_text(encoding="utf-8")
-    found = [text for row, said, text in changes(source) if (row, said) == (line, what)]
+    lines = source.splitlines()
+    found = [
+        text
+        for number, said, text in changes(source)
+        if (lines[number - 1].strip(), said) == (line, what)
+    ]
     if not found:
         return None  # the file has moved on since the list was drawn
     with tempfile.TemporaryDirectory() as folder:
@@ -226,7 +233,7 @@ def main(arguments):
     first, last = map(int, arguments[1:]) if len(arguments) == 3 else (1, len(rows))
     for number, row in list(enumerate(rows, start=1))[first - 1 : last]:
         result = {True: "SURVIVES", False: "killed", None: "gone"}[survives(*row)]
-        print(f"{number:2} {result:8} {row[0]}:{row[1]} {row[2]}", flush=True)
+        print(f"{number:2} {result:8} {row[0]}: {row[2]} in `{row[1]}`", flush=True)
 
 
 if __name__ == "__main__":
