@@ -49,21 +49,29 @@ QUIET = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}
 }
 
-PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.textContent)"
+PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent)"
 IDLE = f"!{PROMPTS}.some(text => text.includes('*'))"
 IN_EPOCH_2 = "/epoch 2\\/3: +\\d+%/.test(document.querySelector('.jp-Notebook').textContent)"
 # Counts the progress bars that the notebook shows at once, for as long as it runs
 WATCH_BARS = """() => { window.bars = 0; new MutationObserver(() => {
     const shown = document.querySelector('.jp-Notebook').textContent.match(/\\d+%\\|/g) || []
     window.bars = Math.max(window.bars, shown.length)
-}).observe(document.querySelector('.jp-Notebook'), {subtree: true, childList: true, characterData: true}) }"""
+}).observe(document.querySelector('.jp-Notebook'),
+           {subtree: true, childList: true, characterData: true}) }"""
 SIZES = "all => all.map(i => [i.naturalWidth, i.naturalHeight, i.getBoundingClientRect().width])"
+SCROLL = """(root, top) => new Promise(done => {
+    root.scrollTop = top; requestAnimationFrame(done)
+})"""
 SEAM = 8  # dots: two screenshots overlap, where the view has a faint rim
 # What ends to the right of the page, and has no bar to scroll it by
-STICKING_OUT = """page => [...page.querySelectorAll('img, table, pre, p, li, h1, h2, h3')].filter(element => {
-    const scrolls = e => e !== page && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement))
-    return element.getBoundingClientRect().right > page.getBoundingClientRect().right + 1 && !scrolls(element)
-}).map(element => element.outerHTML.slice(0, 200))"""
+STICKING_OUT = """page => [
+    ...page.querySelectorAll('img, table, pre, p, li, h1, h2, h3')
+].filter(e => {
+    const hasBar = e => /auto|scroll/.test(getComputedStyle(e).overflowX)
+    const scrolls = e => e !== page && (hasBar(e) || scrolls(e.parentElement))
+    const edge = page.getBoundingClientRect().right + 1
+    return e.getBoundingClientRect().right > edge && !scrolls(e)
+}).map(e => e.outerHTML.slice(0, 200))"""
 
 
 def copy_of_repository(folder):
@@ -221,7 +229,7 @@ def photograph(page, root, path):
     tall = Image.new("RGB", (int(box["width"]), height))
     for top in [*range(0, height - step, step - SEAM), height - step]:
         root.evaluate(
-            "(root, top) => new Promise(done => { root.scrollTop = top; requestAnimationFrame(done) })",
+            SCROLL,
             top,
         )
         shot = Image.open(io.BytesIO(page.screenshot(clip=box | dict(height=step))))

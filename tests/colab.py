@@ -28,7 +28,7 @@ PYTHONS = ("python3.13", "python3.12")  # Colab's in August 2026, and the one be
 TINY = dict(data="sample", profile="quick", epochs="1", batch_size="4", limit="20", workers="2")
 SETUP = "s10-setup"
 LEFT_OUT = ("PYTHONPATH", "MPLBACKEND", "NO_ALBUMENTATIONS_UPDATE")  # of this shell's environment
-# google.colab as far as the notebook meets it; the kernel imports it when it starts, as Colab's does
+# google.colab as far as the notebook meets it; the kernel imports it at its start, as Colab's does
 STAND_IN = {
     "sitecustomize.py": "import google.colab\n",
     "google/colab/__init__.py": "",
@@ -51,7 +51,7 @@ def freeze():
 
 
 def make_environment():
-    """Colab's packages in .venv-colab, made anew when the requirements change; no torch-lr-finder."""
+    """Colab's packages in .venv-colab, made anew when the requirements change."""
     wanted = REQUIREMENTS.read_text(encoding="utf-8")
     stamp = VENV / REQUIREMENTS.name
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:

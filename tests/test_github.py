@@ -1,4 +1,4 @@
-"""The committed notebook and the Markdown files on GitHub: shown at all, and no link leads nowhere."""
+"""Notebook and Markdown files on GitHub: they are shown, and no link leads nowhere."""
 
 import re
 import subprocess

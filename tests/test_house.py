@@ -125,12 +125,17 @@ IMPORT = """
 import importlib, random, sys
 sys.path[0] = sys.argv[1]
 import numpy, torch
-state = lambda: (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+slow = {"torchvision", "albumentations", "scipy", "torch_lr_finder", "matplotlib.pyplot", "IPython"}
+
+def state():
+    numbers = numpy.random.get_state()[1].tolist()
+    return random.getstate(), numbers, torch.get_rng_state().tolist()
+
 before, modules = state(), sys.argv[2:]
 for module in modules:  # those that draw come last
     if module == "utils":
-        slow = {"torchvision", "albumentations", "scipy", "torch_lr_finder", "matplotlib.pyplot", "IPython"}
-        assert not slow & sys.modules.keys(), f"imported before it is needed: {slow & sys.modules.keys()}"
+        early = slow & sys.modules.keys()
+        assert not early, f"imported before they are needed: {early}"
     importlib.import_module(module)
 assert state() == before, "the random state has changed"
 assert not sys.modules["matplotlib.pyplot"].get_fignums(), "a figure is open"
@@ -150,7 +155,8 @@ def test_importing_a_file_does_nothing_and_needs_no_library_before_its_time(tmp_
 FAKE_PYTHON = f"""#!/bin/sh
 echo "$@" >> log
 case "$*" in
-  -c*) exec {sys.executable} -c "import sys; sys.version_info = ($VERSION, 0); exec(sys.argv[1])" "$2";;
+  -c*) change="import sys; sys.version_info = ($VERSION, 0); exec(sys.argv[1])"
+    exec {sys.executable} -c "$change" "$2";;
   *"venv --clear"*) [ -z "$NO_VENV" ] || exit 1; mkdir -p .venv/bin; cp "$0" .venv/bin/python;;
   *"pip install"*" uv") [ -z "$NO_UV" ];;
   *torch-backend*) [ -z "$NO_INDEX" ] || {{ echo "a page of errors" >&2; exit 1; }};;

@@ -41,7 +41,10 @@ def draw_folder():
 """
 # What the last column of a row promises, by its first word
 USES = {
-    "train": "from train import train; assert train(model, 'cpu', loader, optimizer, criterion)[0] > 0",
+    "train": """
+from train import train
+assert train(model, 'cpu', loader, optimizer, criterion)[0] > 0
+""",
     "fit": """
 from test import test
 from train import fit
@@ -53,16 +56,38 @@ from extras.checkpoint import Checkpoint
 from train import fit
 for epochs in (1, 2):
     kept = Checkpoint("run", dict(lr=0.01))
-    fit(model, "cpu", loader, optimizer, criterion, epochs=epochs, evaluate=lambda: (1.0, 50.0), checkpoint=kept)
+    options = dict(epochs=epochs, evaluate=lambda: (1.0, 50.0), checkpoint=kept)
+    fit(model, "cpu", loader, optimizer, criterion, **options)
 assert [row["epoch"] for row in Checkpoint("run", dict(lr=0.01)).state["history"]] == [1, 2]
 """,
-    "one_cycle": "from train import *; assert one_cycle(optimizer, 0.1, len(loader), 2).total_steps == 8",
-    "find_lr": "from extras.lr_finder import *; assert find_lr(model, 'cpu', loader, optimizer, criterion).lr_max > 0",
-    "misclassified": "from test import *; assert len(misclassified(*predict(model, 'cpu', loader))) <= 16",
-    "top_k": "from test import *; assert top_k(*predict(model, 'cpu', loader), k=2) == 100",
-    "grad_cam": "from extras.gradcam import *; assert grad_cam(model, loader[0][0], [0] * 4, model[1]).ndim == 3",
-    "plot_gradcam": "from extras.gradcam import *; plot_gradcam(images, labels, labels, maps, maps, 'ab')",
-    "DeviceLoader": "from dataset import *; assert len(DeviceLoader(ArrayDataset(images, [0, 1] * 3, 'ab'), 4)) == 2",
+    "one_cycle": """
+from train import *
+assert one_cycle(optimizer, 0.1, len(loader), 2).total_steps == 8
+""",
+    "find_lr": """
+from extras.lr_finder import *
+assert find_lr(model, 'cpu', loader, optimizer, criterion).lr_max > 0
+""",
+    "misclassified": """
+from test import *
+assert len(misclassified(*predict(model, 'cpu', loader))) <= 16
+""",
+    "top_k": """
+from test import *
+assert top_k(*predict(model, 'cpu', loader), k=2) == 100
+""",
+    "grad_cam": """
+from extras.gradcam import *
+assert grad_cam(model, loader[0][0], [0] * 4, model[1]).ndim == 3
+""",
+    "plot_gradcam": """
+from extras.gradcam import *
+plot_gradcam(images, labels, labels, maps, maps, 'ab')
+""",
+    "DeviceLoader": """
+from dataset import *
+assert len(DeviceLoader(ArrayDataset(images, [0, 1] * 3, 'ab'), 4)) == 2
+""",
     "CifarDataset": """
 from dataset import CifarDataset
 try:
@@ -70,7 +95,11 @@ try:
 except (RuntimeError, OSError) as error:
     assert "data" in str(error)
 """,
-    "load": "import dataset; draw_folder(); assert dataset.load('photos', size=64).train.data.shape == (2, 64, 64, 3)",
+    "load": """
+import dataset
+draw_folder()
+assert dataset.load('photos', size=64).train.data.shape == (2, 64, 64, 3)
+""",
     "Data": """
 from dataset import *
 split = ArrayDataset(images, labels, "ab")
@@ -78,15 +107,22 @@ assert len(loaders(Data("zeros", split, split), 4, loader="device")[0]) == 2
 """,
     "UnNormalize": """
 from dataset import UnNormalize
-assert torch.allclose(UnNormalize((0.5,) * 3, (0.2,) * 3)(torch.full((3, 4, 4), -1.25)), torch.tensor(0.25))
+pixels = UnNormalize((0.5,) * 3, (0.2,) * 3)(torch.full((3, 4, 4), -1.25))
+assert torch.allclose(pixels, torch.tensor(0.25))
 """,
-    "plot_misclassified": "from utils import *; plot_misclassified(images, labels, chances, 'ab')",
+    "plot_misclassified": """
+from utils import *
+plot_misclassified(images, labels, chances, 'ab')
+""",
     "read_folder": """
 from extras.folder import read_folder
 draw_folder()
 assert read_folder("photos", size=32, cache_dir="cache").train[0].shape == (2, 32, 32, 3)
 """,
-    "receptive_field": "from extras.receptive_field import *; assert receptive_field(model)[0]['receptive_field'] == 3",
+    "receptive_field": """
+from extras.receptive_field import *
+assert receptive_field(model)[0]['receptive_field'] == 3
+""",
 }
 RUNNER = """
 import json, os, sys
