@@ -23,7 +23,7 @@ import main
 import models
 import test
 import train
-from extras import hardware
+from extras import distributed, hardware
 from extras.checkpoint import Checkpoint
 from extras.gradcam import grad_cam
 from extras.lr_finder import find_lr
@@ -138,30 +138,30 @@ def test_devices_do_not_mix(gpu, mix):
 
 
 @pytest.mark.parametrize(
-    ("number", "work"),
+    ("expected", "work"),
     [
-        (1, lambda gpu, cpu: gpu.sum().item()),
-        (1, lambda gpu, cpu: gpu.tolist()),
-        (1, lambda gpu, cpu: gpu.cpu()),
-        (1, lambda gpu, cpu: cpu.to("cuda")),
-        (1, lambda gpu, cpu: gpu.copy_(cpu)),
-        (1, lambda gpu, cpu: cpu.copy_(gpu)),
-        (1, lambda gpu, cpu: torch.tensor([1.0, 2.0], device="cuda")),
-        (1, lambda gpu, cpu: gpu.nonzero()),
-        (1, lambda gpu, cpu: gpu[gpu > 0]),
-        (1, lambda gpu, cpu: gpu[torch.tensor([0, 2])]),
-        (1, lambda gpu, cpu: gpu.index_put_([gpu.argmax(dim=1)], torch.tensor(0.0))),
-        (0, lambda gpu, cpu: cpu.to("cuda", non_blocking=True)),
-        (0, lambda gpu, cpu: gpu.copy_(cpu, non_blocking=True)),
-        (0, lambda gpu, cpu: gpu.index_put_([gpu.argmax(dim=1)], gpu.new_zeros(()))),
-        (0, lambda gpu, cpu: gpu * torch.tensor(2.0) + 1),
-        (0, lambda gpu, cpu: gpu.half().softmax(dim=1)[0, 1]),
-        (0, lambda gpu, cpu: torch.zeros(3, device="cuda").masked_fill_(gpu[0] > 0, 1)),
+        (True, lambda gpu, cpu: gpu.sum().item()),
+        (True, lambda gpu, cpu: gpu.tolist()),
+        (True, lambda gpu, cpu: gpu.cpu()),
+        (True, lambda gpu, cpu: cpu.to("cuda")),
+        (True, lambda gpu, cpu: gpu.copy_(cpu)),
+        (True, lambda gpu, cpu: cpu.copy_(gpu)),
+        (True, lambda gpu, cpu: torch.tensor([1.0, 2.0], device="cuda")),
+        (True, lambda gpu, cpu: gpu.nonzero()),
+        (True, lambda gpu, cpu: gpu[gpu > 0]),
+        (True, lambda gpu, cpu: gpu[torch.tensor([0, 2])]),
+        (True, lambda gpu, cpu: gpu.index_put_([gpu.argmax(dim=1)], torch.tensor(0.0))),
+        (False, lambda gpu, cpu: cpu.to("cuda", non_blocking=True)),
+        (False, lambda gpu, cpu: gpu.copy_(cpu, non_blocking=True)),
+        (False, lambda gpu, cpu: gpu.index_put_([gpu.argmax(dim=1)], gpu.new_zeros(()))),
+        (False, lambda gpu, cpu: gpu * torch.tensor(2.0) + 1),
+        (False, lambda gpu, cpu: gpu.half().softmax(dim=1)[0, 1]),
+        (False, lambda gpu, cpu: torch.zeros(3, device="cuda").masked_fill_(gpu[0] > 0, 1)),
     ],
 )
-def test_waits_are_seen(gpu, number, work):
+def test_waits_are_seen(gpu, expected, work):
     there, here = torch.ones(3, 3).to("cuda"), torch.ones(3, 3)
-    assert len(waits(gpu, lambda: work(there, here))) == number
+    assert bool(waits(gpu, lambda: work(there, here))) == expected
 
 
 # Device and precision
@@ -214,6 +214,24 @@ def test_a_gpu_is_used_where_pytorch_has_kernels_for_it_and_in_its_best_precisio
         if precision == "float16":  # emulated, and a hundred times slower
             with pytest.raises(ValueError, match="bfloat16"):
                 hardware.choose_precision("bfloat16", device)
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cuda", "nccl"), ("cpu", "gloo")])
+def test_processes_talk_as_suits_the_device_that_they_compute_on(gpu, monkeypatch, device, backend):
+    """Two on a CPU are allowed where there is one GPU; on that GPU they are refused."""
+    backends, number = [], "1" if device == "cuda" else "2"
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda b, **_: backends.append(b))
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE=number).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", number)
+    with distributed.process_group(torch.device(device)):
+        assert backends == [backend]
+    if device == "cuda":
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        with pytest.raises(ValueError, match="2"), distributed.process_group(torch.device(device)):
+            pass
 
 
 # The run
