@@ -213,7 +213,7 @@ def test_no_take_off_is_said_and_lrmax_is_a_tenth_of_the_last_rate(capsys):
 
 
 def test_a_single_loss_near_zero_does_not_end_the_test():
-    """torch_lr_finder's own stop compares with the best single loss, which easy data brings to 0."""
+    """torch_lr_finder's own stop compares with the best single loss: near 0 on easy data."""
     calls = []
 
     def criterion(output, labels):
