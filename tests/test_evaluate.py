@@ -220,7 +220,7 @@ def tiny(monkeypatch, tmp_path):
     images = normalise_images(data.test.data, data.mean, data.std)
     labels = torch.from_numpy(data.test.targets)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
-    train(model, "cpu", [(images, labels)] * 5, optimizer, nn.CrossEntropyLoss())
+    train(model, "cpu", [(images, labels)] * 2, optimizer, nn.CrossEntropyLoss())
     torch.save(model.state_dict(), "w.pt")
     about = {
         "network": "s10_model",

@@ -213,7 +213,7 @@ def test_no_take_off_is_said_and_lrmax_is_a_tenth_of_the_last_rate(capsys):
 
 
 def test_a_single_loss_near_zero_does_not_end_the_test():
-    """torch_lr_finder's own stop compares with the best single loss, which easy data brings to 0."""
+    """torch_lr_finder's own stop compares with the best single loss: near 0 on easy data."""
     calls = []
 
     def criterion(output, labels):
@@ -313,12 +313,21 @@ def test_everything_is_as_before_also_after_ctrl_c_and_errors(ends, trained):
 
     # it seeds the generators of Python, NumPy and PyTorch
     loader = SeededLoader(image_data(), batch_size=32)
+    loader.set_epoch(3)  # the range test takes epoch 0, whatever was before
     try:
         run(model, loader, optimizer, criterion, iterations=40)
     except (KeyboardInterrupt, ZeroDivisionError) as error:
         assert type(error) is ends
     assert state_of(model, optimizer) == before
     assert loader.epoch == (len(calls) + 1) // 2 >= 4  # new draws in each pass
+
+
+def test_gradients_that_the_optimizer_does_not_own_are_not_added_to():
+    model = network()
+    F.cross_entropy(model(torch.randn(8, 3, 32, 32)), torch.arange(8)).backward()
+    before = [p.grad.clone() for p in model.parameters()]
+    run(model, optimizer=train.make_optimizer(model[6]), iterations=40)
+    assert all(map(torch.equal, before, [p.grad for p in model.parameters()]))
 
 
 class Remembers(nn.Module):

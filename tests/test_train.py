@@ -32,6 +32,7 @@ from train import (
     one_cycle,
     to_device,
     train,
+    unwrapped,
 )
 
 LRMAX = 0.0123
@@ -474,6 +475,24 @@ def test_a_compiled_model_trains_and_is_resumed_also_by_one_that_is_not(tmp_path
     plain = Run(tmp_path)
     assert without_seconds(plain.fit()) == uninterrupted[1]
     assert same(saved(tmp_path)["model"], uninterrupted[0])
+
+
+def test_the_network_is_found_inside_of_compile_and_distributed_in_either_order():
+    model = linear()
+
+    def distributed(inner):  # without the processes that its constructor asks for
+        wrapper = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+        nn.Module.__init__(wrapper)
+        wrapper.module = inner
+        return wrapper
+
+    def compiled(inner):
+        wrapper = nn.Module()
+        wrapper._orig_mod = inner
+        return wrapper
+
+    for wrapped in (model, distributed(compiled(model)), compiled(distributed(model))):
+        assert unwrapped(wrapped) is model
 
 
 # --- interrupted, and resumed
