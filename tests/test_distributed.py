@@ -47,7 +47,7 @@ def two(target, *arguments, timeout=300):
 def pair(tmp_path_factory):
     """What the two processes of two_processes.py found."""
     out = tmp_path_factory.mktemp("pair")
-    assert two(two_processes.main, out) == [0, 0]
+    assert two(two_processes.main, out, timeout=120) == [0, 0]
     return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

@@ -31,6 +31,14 @@ def test_profiles_are_those_of_the_contract_and_what_is_given_takes_their_place(
     assert given == Settings("full", 1, 2, limit=10, iterations=100)
 
 
+def test_a_run_says_how_long_it_is_and_a_quick_one_that_there_is_a_longer_one():
+    for words in ("profile full", "24 epochs", "all images", "batches of 512"):
+        assert words in FULL.describe()
+    first, second = QUICK.describe().splitlines()
+    assert f"{QUICK.limit:,} training images" in first
+    assert "full" in second
+
+
 def test_a_quick_run_is_as_short_as_the_contract_says():
     test_images = QUICK.limit // 5
     through_the_network = QUICK.iterations * QUICK.batch_size

@@ -57,7 +57,7 @@ def refusals(model):
 
 
 def started_together(rank):
-    """The parts of rank 0, which has gone on from a checkpoint, and what rank 1 makes of its own."""
+    """The parts of rank 0, which has gone on from a checkpoint, and what rank 1 takes over."""
     torch.manual_seed(rank)
     model = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
