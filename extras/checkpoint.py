@@ -317,7 +317,7 @@ class Checkpoint:
     def load_model(self, model):
         """Give a model the weights of the last finished epoch, whatever it has now."""
         if "model" in self.state:
-            model.load_state_dict(self.state["model"])
+            getattr(model, "_orig_mod", model).load_state_dict(self.state["model"])  # compiled
 
 
 def hyperparameters(optimizer, scheduler):
