@@ -450,6 +450,7 @@ def test_main_on_a_gpu_ends_with_the_cpus_weights_and_numbers(gpu, run_main, pre
 
 def test_a_run_in_float16_on_a_t4_goes_on_on_a_cpu(gpu, run_main, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: CUDA_13)
     evaluate, calls = test.test, []
 
     def interrupt_the_second(*arguments, **options):
