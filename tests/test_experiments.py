@@ -214,7 +214,8 @@ def test_the_final_accuracy_is_of_all_test_images(small):
     many = noise(500, 2)
     this = replace(make_study(), test=many)
     model = Narrow()
-    found = study.final_accuracy(this, model, torch.float32)
+    found = study.final_accuracy(this, model.to(this.device), torch.float32)
+    model.cpu()
     pixels = transform.normalise(torch.from_numpy(many.data).flatten(2), *transform.normaliser(32))
     with torch.inference_mode():
         model.eval()
@@ -331,7 +332,7 @@ def test_rows_change_what_they_say(small):
     assert not parts["plain"].model.residual and recipe.model.residual
     for key in ("strict", "fc_scale", "logits_8"):
         assert torch.equal(parts[key].model.fc.weight, 8 * recipe.model.fc.weight)
-    images = torch.randn(4, 3, 32, 32)
+    images = torch.randn(4, 3, 32, 32, device=this.device)
     logits = parts["fc_scale"].model.eval()(images)
     eighth = parts["logits_8"].model.eval()(images)
     assert torch.allclose(eighth, (logits / 8).log_softmax(dim=1), atol=1e-6)

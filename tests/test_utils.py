@@ -138,7 +138,8 @@ def test_a_path_that_cannot_be_written_is_named_and_the_figure_is_there(tmp_path
 
 def test_alone_in_a_folder_utils_draws_any_class_name_and_needs_no_display(tmp_path):
     shutil.copy(utils.__file__, tmp_path)
-    code = "import utils; utils.plot_confusion_matrix([[1, 2], [0, 1]], ['$a^^b$', '猫'], path='a.png')"
+    names = ["$a^^b$", "猫"]
+    code = f"import utils; utils.plot_confusion_matrix([[1, 2], [0, 1]], {names}, path='a.png')"
     hidden = {"DISPLAY", "MPLBACKEND", "PYTHONPATH"}
     env = {name: value for name, value in os.environ.items() if name not in hidden}
     subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=tmp_path)
