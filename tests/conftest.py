@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import random
+import sys
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -20,10 +21,12 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Every test starts with the same random state, whichever ran before it."""
+    """Every test starts with the same random state and no open figure, whichever ran before it."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture

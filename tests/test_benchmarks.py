@@ -64,6 +64,7 @@ def check(path, has_bfloat16):
     assert any("bfloat16" in goal["name"] for goal in result["goals"]) == has_bfloat16
 
 
+@pytest.mark.long
 def test_two_processes_train_and_are_timed():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "scaling", *SIZES],
