@@ -50,8 +50,8 @@ def grad_cam(model, images, classes, layer):
         torch.enable_grad(),
         evaluation_mode(model),
     ):
-        # A tensor from inference mode has no gradient, its copy has. Contiguous: channels last gives
-        # wrong gradients on Apple's GPU (pytorch#175190).
+        # A tensor from inference mode has no gradient, its copy has. Contiguous, for channels last
+        # gives wrong gradients on Apple's GPU (pytorch#175190).
         logits = model(images.to(device, copy=True, memory_format=torch.contiguous_format))
         if not outputs or outputs[-1].ndim != 4:
             said = f"layer {type(layer).__name__} gives no output (N, channels, h, w)"

@@ -399,6 +399,9 @@ def test_test_loaders_give_all_images_in_order_normalised_by_the_statistics_of_t
         torch.testing.assert_close(images, reference, atol=1e-5, rtol=0, check_stride=False)
     ((images, _),) = train_loader
     assert ((images.abs() < 0.01).all(1).sum((1, 2)) >= 64).all()  # the hole has their mean colour
+    colours = set(map(tuple, data.train.data[0].reshape(-1, 3).tolist()))
+    levels = (255 * UnNormalize(own.mean, own.std)(images[0])).round().int().flatten(1).T
+    assert sum(tuple(level) in colours for level in levels.tolist()) >= 32 * 32 - 64
 
 
 @pytest.mark.parametrize("kind", dataset.LOADERS[1:])
@@ -437,6 +440,8 @@ def test_the_device_loader_draws_by_image_and_leaves_generator_and_data_alone(da
     before = torch.get_rng_state()
     few, many = (epoch_of(DeviceLoader(data.train, size, seed=1), 3) for size in (7, 50))
     assert torch.equal(few[0], many[0]) and torch.equal(few[1], many[1])
+    default, zero = (epoch_of(DeviceLoader(data.train, N, **seed), 3) for seed in ({}, {"seed": 0}))
+    assert torch.equal(default[1], zero[1])
     for train in (True, False):
         ((images, _),) = DeviceLoader(data.test, N, train=train, dtype=torch.bfloat16)
         assert images.dtype == torch.bfloat16

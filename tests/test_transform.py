@@ -156,6 +156,17 @@ def test_the_same_draws_make_the_same_pixels_as_the_plain_reference(kind, size, 
     torch.testing.assert_close(batch, reference, atol=rounding + 1e-5, rtol=0, check_stride=False)
 
 
+def test_the_device_makes_what_its_table_of_draws_says():
+    images = noise(60)
+    table = transform.draw_epoch(60, torch.Generator().manual_seed(3))
+    table = table._replace(order=torch.arange(60))
+    windows = transform.crop_windows(torch.from_numpy(images))
+    batch = transform.augment(windows, table, *transform.normaliser())
+    reference = normalised(expected(images, torch.stack(table[1:], dim=1).numpy()))
+    rounding = 0.5 / 255 / min(STD)  # the hole: zero, or the nearest colour of a uint8 image
+    torch.testing.assert_close(batch, reference, atol=rounding + 1e-5, rtol=0, check_stride=False)
+
+
 def test_albumentations_steps_are_the_assignments_and_a_misspelt_argument_is_an_error(monkeypatch):
     names = [type(step).__name__ for step in transform.train_transforms]
     steps = ["PadIfNeeded", "RandomCrop", "HorizontalFlip", "CoarseDropout"]
