@@ -38,7 +38,8 @@ NO_ALT = 'alt="No description has been provided for this image"'  # nbconvert's
 # On a narrow page nbconvert cuts code off, breaks outputs in the middle of a word, and makes
 # figures too small to read; source code in a Markdown output gets the letters of prose
 STYLE = """
-.jp-RenderedMarkdown .highlight pre { font-family: var(--jp-code-font-family); font-size: var(--jp-code-font-size) }
+.jp-RenderedMarkdown .highlight pre { font-family: var(--jp-code-font-family) }
+.jp-RenderedMarkdown .highlight pre { font-size: var(--jp-code-font-size) }
 .jp-InputArea-editor, .jp-OutputArea-output, .jp-RenderedMarkdown { overflow-x: auto !important }
 .jp-OutputArea-output pre { white-space: pre !important }
 .jp-RenderedImage img { min-width: 600px }

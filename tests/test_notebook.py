@@ -213,7 +213,8 @@ STOPPED = {
 @pytest.mark.parametrize("how", STOPPED)
 def test_a_run_that_is_stopped_keeps_what_there_is_and_says_a_sentence(how, tmp_path):
     action, sentence = STOPPED[how]
-    code = f"import os, time\ntry:\n    print('epoch 1', flush=True)\n    {action}\nfinally:\n    print('kept')"
+    code = "import os, time\ntry:\n    print('epoch 1', flush=True)\n"
+    code += f"    {action}\nfinally:\n    print('kept')"
     cells = [
         nbformat.v4.new_code_cell("seed = 0", metadata=dict(tags=["parameters"])),
         nbformat.v4.new_code_cell(code),
