@@ -91,7 +91,7 @@ class ArrayDataset(Dataset):
         return ArrayDataset(self.data, self.targets, self.classes, transform)
 
     def balanced_subset(self, n):
-        """The first images of each class, n in all, of each equally many as far as it has them."""
+        """The first images of each class, n in all, as evenly by class as they allow."""
         by_class = [np.flatnonzero(self.targets == label) for label in range(len(self.classes))]
         turns = itertools.zip_longest(*by_class)  # the first image of each class, the second, …
         in_turn = [index for turn in turns for index in turn if index is not None]
@@ -228,12 +228,14 @@ def load(source="auto", root="data", size=SIZE):
             if source == "cifar10":
                 raise
             print(f"{error}\nCIFAR-10 cannot be had here: the run goes on with the sample.")
-    train, test = (ArrayDataset(*draw_sample(train), SAMPLE_CLASSES) for train in (True, False))
+    train, test = (
+        ArrayDataset(*draw_sample(is_train), SAMPLE_CLASSES) for is_train in (True, False)
+    )
     return Data("sample data, not CIFAR-10", train, test, *statistics(train.data), kind="sample")
 
 
 def load_cifar10(root):
-    train, test = (CifarDataset(root, train, download=True) for train in (True, False))
+    train, test = (CifarDataset(root, is_train, download=True) for is_train in (True, False))
     return Data("CIFAR-10", train, test, kind="cifar10")
 
 
@@ -420,10 +422,13 @@ def loaders(
         raise ValueError(f"batch size is {batch_size}: it must be 1 or more")
     for split in (data.train, data.test):
         height, width = split.data.shape[1:3]
-        if height != width or width < transform.HOLE:
-            raise ValueError(f"images are {height}x{width}: give square ones, 8x8 or larger")
+        if height != width or width <= transform.HOLE:
+            raise ValueError(f"images are {height}x{width}: give square ones, larger than the hole")
     if loader == "device":
-        print('batches are made on the device: loader="albumentations" uses train_transforms')
+        print(
+            "batches are made on the device, from the constants of transform.py: an edit of its "
+            'albumentations_transforms has an effect with loader="albumentations" alone'
+        )
         options = dict(seed=seed, mean=data.mean, std=data.std, dtype=dtype)
         train_loader = DeviceLoader(data.train, batch_size, device, **options)
         return train_loader, test_loader(data, device, dtype=dtype)

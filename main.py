@@ -28,12 +28,11 @@ def run(args):
     import test
     import train
     from extras.checkpoint import open_run
-    from extras.distributed import broadcast, rank, run_on_rank0, world_size, wrap
+    from extras.distributed import rank, run_on_rank0, world_size, wrap
     from extras.lr_finder import choose_rates, find_lr
 
     device = args.device
     sizes = args.settings
-    hardware.set_deterministic(args.deterministic)
     print(sizes.describe())
     # Rank 0 loads, so that all processes have the same images
     data = run_on_rank0(lambda: dataset.load(args.data).limited(sizes.limit))
@@ -45,26 +44,22 @@ def run(args):
     config = settings.run_config(
         data, sizes, args.seed, train.RECIPE, model, lr_max=args.lr_max, lr_min=args.lr_min
     )
-    checkpoint, loader, dtype, workers = None, None, None, None
-    if rank() == 0:
-        checkpoint, loader, dtype = open_run(
-            args.out,
-            config,
-            device,
-            loader=args.loader,
-            precision=args.precision,
-            workers=args.workers,
-            resume=args.resume,
-        )
-        workers = checkpoint.choices["workers"]
-    loader, dtype, workers = broadcast((loader, dtype, workers))
+    checkpoint, loader, dtype = open_run(
+        args.out,
+        config,
+        device,
+        loader=args.loader,
+        precision=args.precision,
+        workers=args.workers,
+        resume=args.resume,
+    )
     train_loader, test_loader = dataset.loaders(
         data,
         sizes.batch_size,
         loader=loader,
         device=device,
         seed=args.seed,
-        workers=workers,
+        workers=checkpoint.choices["workers"] if checkpoint else 0,
         dtype=dtype,
     )
     optimizer = train.make_optimizer(model)
@@ -330,13 +325,14 @@ def main(arguments=None):
         args = parse(arguments)
         from extras.distributed import process_group
 
+        hardware.set_deterministic(args.deterministic)
         with process_group(args.device):
             if args.evaluate is None:
                 run(args)
             else:
                 evaluate(args)
     except KeyboardInterrupt:
-        print(f"{who}: stopped by Ctrl-C; the same command resumes after the last finished epoch")
+        print(f"{who}: stopped by Ctrl-C; the same command resumes a run after its last epoch")
         sys.exit(130)
     except (ValueError, ArithmeticError, ImportError, MemoryError, OSError, RuntimeError) as error:
         message = sentence(error)

@@ -66,7 +66,8 @@ def train(
     model.train()
     device = torch.device(device)
     scaler = scaler or torch.amp.GradScaler(enabled=False)  # does nothing: only float16 needs one
-    loss_sum = torch.zeros((), device=device)  # on the device: to read it, Python waits for the GPU
+    # Kept on the device: to read a number in every step, Python would wait for the GPU
+    loss_sum = torch.zeros((), device=device)
     correct = torch.zeros((), device=device)
     count = 0
 
@@ -101,8 +102,8 @@ def train(
     mean_loss = loss_sum.item() / count
     if not math.isfinite(mean_loss):  # one NaN makes the sum NaN
         raise TrainingDiverged(
-            f"the loss is NaN or infinite at learning rate {lr:.2g}: start again with a smaller "
-            "LRMAX or another seed, and check that images and labels are right"
+            f"the loss became NaN or infinite, by learning rate {lr:.2g}: start again with a "
+            "smaller LRMAX or another seed, and check that images and labels are right"
         )
     return mean_loss, 100 * correct.item() / count
 
@@ -133,7 +134,7 @@ def to_device(images, labels, device):
 
 
 def progress_bar(loader, desc):
-    """A bar in plain text, for GitHub refuses tqdm's widget. None where nobody watches."""
+    """A bar in plain text, for GitHub refuses tqdm's widget. Off where nobody watches."""
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun has started
     watched = first and (sys.stdout.isatty() or "ipykernel" in sys.modules)
     return tqdm(
@@ -187,7 +188,8 @@ def one_cycle(optimizer, lr_max, steps_per_epoch, epochs=24, lr_min=None, peak=P
     lr_min = lr_max / 100 if lr_min is None else lr_min
     total = epochs * steps_per_epoch
     check_cycle(total, lr_max, lr_min)
-    top = min(max(round(peak * total), 2), total - 1)  # a whole step, or LRMAX is never reached
+    # A whole step, or LRMAX is never reached; at least 2, for OneCycleLR divides by top - 1
+    top = min(max(round(peak * total), 2), total - 1)
     return lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=float(lr_max),

@@ -62,7 +62,8 @@ def torchvision_transforms(mean=MEAN, std=STD, size=SIZE):
     ]
     normalise = [T.ToTensor(), T.Normalize(mean, std)]
     # scale: from which to which share of the image's area a hole takes
-    erase = T.RandomErasing(p=1, scale=2 * [(HOLE / size) ** 2], ratio=(1, 1), value=0)
+    area = (HOLE / size) ** 2
+    erase = T.RandomErasing(p=1, scale=(area, area), ratio=(1, 1), value=0)
     return T.Compose([T.Lambda(to_pil), *steps, *normalise, erase]), T.Compose(normalise)
 
 

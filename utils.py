@@ -267,9 +267,12 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     ]
     mark_rates(ax, lrs, smoothed, [mark for mark in marks if mark[0] is not None])
     ax.legend(loc="lower left", fontsize=12, framealpha=1)
-    rule = "half of the take-off" if found.take_off else "no take-off, so last rate ÷ 10"
-    title = f"LRMIN: a fifth of the fall is over. LRMAX: {'given' if found.lr_given else rule}"
-    words = "The rate grows after each batch. Level: the loss of guessing, or the first, if lower"
+    title = f"LRMIN {short_rate(found.lr_min)}, LRMAX {short_rate(found.lr_max)}"
+    if found.lr_given:
+        title += ", as given"
+    words = "At LRMIN a fifth of the fall is over; LRMAX is half of the take-off"
+    if found.take_off is None:
+        words += ", and here a tenth of the last rate: there is no take-off"
     return finish(fig, f"{title}\n{words}", note, path)
 
 

@@ -53,12 +53,14 @@ def make_loaders(data):
 
 def measure(sizes):
     threads = torch.get_num_threads()
+    cv2_threads = cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     loaders = make_loaders({name: noise_data(n) for name, n in IMAGES.items()})
     contestants = {name: lambda x=loader: [None for _ in x] for name, loader in loaders.items()}
     seconds = alternate(contestants, sizes.repeats, torch.device("cpu"))
     torch.set_num_threads(threads)
+    cv2.setNumThreads(cv2_threads)
 
     images = {name: IMAGES[name.partition(",")[0]] for name in loaders}
     each = {name: [s / images[name] for s in times] for name, times in seconds.items()}

@@ -22,6 +22,7 @@ def worker(batch_size, images, repeats, path):
     What rank 0 learns alone, the others do not: the networks differ, and only the time counts.
     """
     with distributed.process_group():
+        hardware.set_deterministic(False)  # as in any run
         sizes = Sizes(hardware.pick_device(), int(batch_size), int(images), int(repeats))
         run = Run(sizes, sizes.precisions[-1])
         whole = run.parts.train_loader.whole()

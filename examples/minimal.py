@@ -22,9 +22,9 @@ PAD = A.PadIfNeeded(40, 40, border_mode=4)  # 4 is cv2.BORDER_REFLECT_101: mirro
 HOLE = A.CoarseDropout((1, 1), (8, 8), (8, 8), fill=[round(255 * m) for m in MEAN], p=1)
 
 
-def layer(channels_in, channels_out, pool=False):  # no bias: BatchNorm would subtract it again
+def layer(channels_in, channels_out, *pool):  # no bias: BatchNorm would subtract it again
     convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
-    return [convolution, *[nn.MaxPool2d(2)] * pool, nn.BatchNorm2d(channels_out), nn.ReLU()]
+    return [convolution, *pool, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
 class Residual(nn.Sequential):
@@ -33,9 +33,9 @@ class Residual(nn.Sequential):
 
 
 def network():  # (N, 3, 32, 32) -> (N, 10) log-probabilities, with 6,573,120 parameters
-    first = [*layer(3, 64), *layer(64, 128, pool=True)]
+    first = [*layer(3, 64), *layer(64, 128, nn.MaxPool2d(2))]
     blocks = [Residual(*layer(size, size), *layer(size, size)) for size in (128, 512)]
-    between = [*layer(128, 256, pool=True), *layer(256, 512, pool=True)]
+    between = [*layer(128, 256, nn.MaxPool2d(2)), *layer(256, 512, nn.MaxPool2d(2))]
     fc = nn.Linear(512, 10, bias=False)
     fc.weight.data /= 8  # so that the loss begins at ln 10, the price of guessing, and not at 4.3
     head = [nn.MaxPool2d(4), nn.Flatten(), fc, nn.LogSoftmax(dim=1)]

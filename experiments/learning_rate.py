@@ -99,11 +99,9 @@ def plot(rows, path=None):
         found = by_rate(rows, schedule)
         rates = [rate for rate, _ in found]
         accuracies = [mean(runs, "accuracies") for _, runs in found]
-        ax.plot(rates, accuracies, line, color=colour, lw=2.5, ms=8, label=name)
-        several = any(len(runs) > 1 for _, runs in found)
-        if several:
-            bars = [spread(runs, "accuracies") for _, runs in found]
-            ax.errorbar(rates, accuracies, yerr=bars, fmt="none", color=colour, lw=2, capsize=5)
+        bars = [spread(runs, "accuracies") for _, runs in found]
+        style = dict(color=colour, lw=2.5, ms=8, capsize=5)
+        ax.errorbar(rates, accuracies, yerr=bars, fmt=line, label=name, **style)
     ax.set(ylabel="test accuracy at the end (%)", xscale="log")
     ax.legend(loc="best", fontsize=12)
     shown = rate_rows(rows).values()
@@ -120,7 +118,10 @@ def plot(rows, path=None):
     below.xaxis.set_major_formatter(utils.short_rate)
     seeds = "each seed's range test" if len(tests) > 1 else "the range test"
     words = f"Below: what {seeds} finds"
-    words += "; bars: one standard deviation" if several else ". One run for each point"
+    if any(len(runs) > 1 for runs in rows.values()):
+        words += "; bars: one standard deviation"
+    else:
+        words += ". One run for each point"
     return utils.finish(fig, f"{finding(rows)}\n{words}", note(first), path)
 
 

@@ -161,7 +161,8 @@ def table(rows, reference=None):
     first = rows[order[0] if order else next(iter(rows))][0]
     words = [f"{runs[0]['name']}: {runs[0]['note']}." for runs in rows.values() if runs[0]["note"]]
     about = f"{note(first)}; accuracy on {first['test_images']:,} images"
-    return "\n".join([about, "", markdown_table(head, lines), "", reach_of(found), *words])
+    reach = [reach_of(found)] if found else []
+    return "\n".join([about, "", markdown_table(head, lines), "", *reach, *words])
 
 
 def reach_of(found):

@@ -39,8 +39,8 @@ def readings(folder="misc"):
         {(network and size, is it by the rule of 1cd1259): its tests, a dict of rates each}.
     """
     found = {}
-    for name in ("range_tests", "ablation", "depth"):
-        for run in read(Path(folder, f"{name}.json")):
+    for file in ("range_tests", "ablation", "depth"):
+        for run in read(Path(folder, f"{file}.json")):
             if run["range_test"]:
                 old = not run["recipe"].get("guess")
                 name = run["name"].split(":")[0].replace(", with skip connections", "")

@@ -44,8 +44,8 @@ def rows(*paths, like=None, **wanted):
 
     Args:
         paths: results files.
-        like: a run, or the identity of a study, with which they belong. None: the newest table
-            that has at least two rows.
+        like: a run, or the identity of a study, with which they belong. None: the table that was
+            begun last, one with two rows or more where there is any.
         wanted: values that every run must have, such as images=5000.
 
     Returns:

@@ -47,7 +47,9 @@ def step_rates(name, lr_min, lr_max, steps):
     if name == "rise_only":
         top = cycle.index(max(cycle))
         return cycle[:top] + [lr_max] * (steps - top)
-    return [statistics.fmean(cycle)] * steps
+    if name == "constant":
+        return [statistics.fmean(cycle)] * steps
+    raise ValueError(f"schedule is {name!r}: give cycle, fall_only, rise_only, constant or 2023")
 
 
 def make_schedule(name, optimizer, lr_min, lr_max, steps, factor=1):
@@ -60,7 +62,8 @@ def make_schedule(name, optimizer, lr_min, lr_max, steps, factor=1):
         factor: LRMAX (of a cycle) or the rate (a constant one) is so many times as high.
 
     Returns:
-        The scheduler, and the lowest and the highest rate that it takes.
+        The scheduler, and the lowest and the highest rate that it takes ("2023": but for its last
+        drop, to a hundredth of LRMIN).
     """
     if name == "2023":
         scheduler = OneCycleLR(

@@ -99,7 +99,7 @@ class Study:
         return next((r for r in runs if (r["seed"], r["changes"]) == (seed, row.changes)), None)
 
     def folder(self, row, seed):
-        """Where a run has its checkpoint; main.py's own run is the row `recipe` at full size."""
+        """Where a run has its checkpoint; main.py with --out there makes the row `recipe`, too."""
         return Path("runs", self.name, size_name(self.data, self.settings), f"{row.key}-{seed}")
 
 
@@ -179,7 +179,7 @@ def range_test(study, row, seed):
         parts.optimizer,
         parts.criterion,
         guess=study.data.guess if own["guess"] else None,
-        iterations=study.settings.iterations,
+        iterations=own["iterations"],
         dtype=getattr(torch, study.precision),
         checkpoint=checkpoint,
     )

@@ -50,13 +50,16 @@ def open_run(folder, config, device, *, loader="auto", precision="auto", workers
 
     Returns:
         (checkpoint, loader, dtype): a Checkpoint, a name for `dataset.loaders`, and a torch.dtype.
-        `checkpoint.choices` has all choices, workers too.
+        `checkpoint.choices` has all choices, workers too. Under torchrun rank 0 alone has a
+        checkpoint, and decides for all; the others have None.
 
     Raises CheckpointError where the folder holds another run, is in use, or cannot be written.
     """
     from dataset import choose_loader
-    from extras.distributed import world_size
+    from extras.distributed import broadcast, rank, world_size
 
+    if rank() > 0:
+        return None, *broadcast()
     checkpoint = Checkpoint(folder, config, resume)
     loader = choose_loader(checkpoint.resumed_choice("loader", loader) or loader, device)
     earlier = checkpoint.resumed_choice("precision", precision)
@@ -80,7 +83,7 @@ def open_run(folder, config, device, *, loader="auto", precision="auto", workers
         "device": name,
         "world_size": world_size(),
     }
-    return checkpoint, loader, getattr(torch, precision)
+    return checkpoint, *broadcast((loader, getattr(torch, precision)))
 
 
 class Checkpoint:
@@ -155,11 +158,13 @@ class Checkpoint:
         """Write what is not on the disk yet, and let other processes use the folder."""
         if not self.is_held:
             return
-        if not self.is_written:
-            self.write_state()
-        if self.lock is not None:
-            self.lock.release()
-        self.is_held = False
+        try:
+            if not self.is_written:
+                self.write_state()
+        finally:
+            if self.lock is not None:
+                self.lock.release()
+            self.is_held = False
 
     @contextlib.contextmanager
     def held(self):
@@ -216,7 +221,10 @@ class Checkpoint:
             return f"resumed {self.path}: the run is finished, {done} of {epochs} epochs"
         seconds = sum(row["seconds"] for row in self.state["history"])
         seconds += self.state.get("range_seconds", 0)
-        step = f"after epoch {done} of {epochs}" if done else "after the LR range test"
+        step = f"after epoch {done} of {epochs}"
+        if done == 0:
+            has_rates = "range_test" in self.state
+            step = "after the LR range test" if has_rates else "before the first epoch"
         return f"resumed {step} from {self.path}: {seconds:.0f} s saved"
 
     def start_over(self):

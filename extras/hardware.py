@@ -139,7 +139,7 @@ def choose_precision(precision, device, before=None):
     the processor computes it; float32 elsewhere. A run that goes on keeps its precision `before`
     where the device can.
 
-    Raises ValueError for a precision that the device computes wrongly or many times slower.
+    Raises ValueError for float16 on a CPU, and for bfloat16 on a GPU that has none.
     """
     import torch
 

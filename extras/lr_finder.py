@@ -190,6 +190,11 @@ def read_curve(lrs, losses, guess=None):
             "take larger batches, or give LRMAX and LRMIN yourself"
         )
     lr_min, lr_max, take_off = read_rates(lrs, smoothed, level)
+    if lr_max <= lr_min and take_off is None:
+        raise ValueError(
+            f"the loss has only begun to fall at learning rate {lrs[-1]:.2g}: give a larger "
+            "end_lr, or LRMAX and LRMIN yourself"
+        )
     if lr_max <= lr_min:
         raise ValueError(
             f"the loss rises again at learning rate {2 * lr_max:.2g}, before it has fallen: check "

@@ -22,18 +22,15 @@ def show_source(*objects):
 
 
 def show(figure, alt):
-    """A matplotlib figure as a cell's output: a PNG with a text for those who cannot see it, sharp
-    on any screen.
-    """
+    """A matplotlib figure as a cell's output: a sharp PNG, with an alternative text."""
     import PIL.Image
     from IPython.display import Image
 
     drawn, content = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=figure.dpi)
     pixels = PIL.Image.open(drawn).convert("RGB")
-    if not any(
-        ax.images for ax in figure.axes
-    ):  # curves look the same in 256 colours, in a third of the bytes
+    # Curves look the same in 256 colours, in a third of the bytes
+    if not any(ax.images for ax in figure.axes):
         pixels = pixels.quantize(256)
     pixels.save(content, "png", optimize=True)
     return Image(content.getvalue(), format="png", width=830, metadata={"alt": alt})

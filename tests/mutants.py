@@ -21,7 +21,7 @@ TOP = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_name("mutants.jsonl")
 SEED, NUMBER, LEAST = 2026, 60, 12  # at least so many in each folder
 FOLDERS = {
-    "six files": ["models.py", "transform.py", "dataset.py", "train.py", "test.py"],
+    "the files at the top": ["models.py", "transform.py", "dataset.py", "train.py", "test.py"],
     "extras": ["extras/*.py"],  # but for drawings: diagram.py, sample.py
     "experiments": ["experiments/*.py"],
 }
@@ -96,7 +96,7 @@ def changes(source):
     tree = ast.parse(source)
     quiet = set()  # nodes of messages and drawings
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith(("plot", "draw_", "print")):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith(("plot", "print")):
             quiet |= set(ast.walk(node))
         if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Assert):
             quiet |= set(ast.walk(node))
@@ -182,8 +182,8 @@ def draw():
             name = path.relative_to(TOP).as_posix()
             for line, what, _ in changes(source):
                 candidates.append((name, lines[line - 1].strip(), what))
-        wanted = NUMBER - 2 * LEAST - len(drawn) + place * LEAST if place == 0 else LEAST
-        drawn += sorted(rng.sample(candidates, max(wanted, LEAST)))
+        wanted = NUMBER - 2 * LEAST if place == 0 else LEAST
+        drawn += sorted(rng.sample(candidates, wanted))
     return drawn
 
 

@@ -540,6 +540,16 @@ def test_committed_results_are_drawn_from_their_files(tmp_path):
     range_tests.plot(range_tests.readings(MISC), path=tmp_path / "r.png")
 
 
+def test_the_title_of_the_ablation_names_the_largest_loss_by_a_single_change():
+    """Not that of a row which changes several things."""
+    changes = {"better": 1, "worse": 1, "strict": 3}
+    differences = {"better": 1.0, "worse": -2.0, "strict": -5.0}
+    rows = {key: [dict(changes=dict.fromkeys(range(n)))] for key, n in changes.items()}
+    found = [dict(key=key, name=key, difference=value) for key, value in differences.items()]
+    said = paired.finding(rows, found)
+    assert "worse" in said and "2.0" in said
+
+
 # --- intervals ----------------------------------------------------------------------------------
 
 

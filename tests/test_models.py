@@ -269,3 +269,15 @@ def test_a_damaged_file_and_missing_words_about_it_are_one_sentence(tmp_path):
     (tmp_path / "results.json").unlink()
     with pytest.raises(ValueError, match="w.pt.*results.json"):
         about_weights(tmp_path / "w.pt")
+
+
+def test_weights_of_a_gpu_are_read_without_one(tmp_path, monkeypatch):
+    """A file says where its tensors lay; only `map_location` reads it on another machine."""
+    torch.save(s10_model().state_dict(), tmp_path / "w.pt")
+    write_about(tmp_path)
+    load, places = torch.load, []
+    monkeypatch.setattr(
+        torch, "load", lambda *a, **k: (places.append(k.get("map_location")), load(*a, **k))[1]
+    )
+    load_weights(tmp_path / "w.pt")
+    assert places == ["cpu"]

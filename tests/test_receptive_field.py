@@ -181,3 +181,9 @@ def test_the_table_has_a_line_for_each_row():
     lines = receptive_field_table(receptive_field(s10_model())).splitlines()
     assert len(lines) == 14 and lines[-1] == "| pool | 4 | 4 | 0 | 1 | 32 | 88 |"
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_field_that_just_covers_the_image_sees_all_of_it():
+    whole, short = (receptive_field(nn.Sequential(nn.Conv2d(3, 1, kernel))) for kernel in (32, 31))
+    assert first_views(whole, 32) == (whole[0]["name"], whole[0]["name"])
+    assert first_views(short, 32) == (None, None)
