@@ -228,9 +228,8 @@ def load(source="auto", root="data", size=SIZE):
             if source == "cifar10":
                 raise
             print(f"{error}\nCIFAR-10 cannot be had here: the run goes on with the sample.")
-    train, test = (
-        ArrayDataset(*draw_sample(is_train), SAMPLE_CLASSES) for is_train in (True, False)
-    )
+    train = ArrayDataset(*draw_sample(train=True), SAMPLE_CLASSES)
+    test = ArrayDataset(*draw_sample(train=False), SAMPLE_CLASSES)
     return Data("sample data, not CIFAR-10", train, test, *statistics(train.data), kind="sample")
 
 
@@ -425,10 +424,7 @@ def loaders(
         if height != width or width <= transform.HOLE:
             raise ValueError(f"images are {height}x{width}: give square ones, larger than the hole")
     if loader == "device":
-        print(
-            "batches are made on the device, from the constants of transform.py: an edit of its "
-            'albumentations_transforms has an effect with loader="albumentations" alone'
-        )
+        print('batches are made on the device: edited transforms need loader="albumentations"')
         options = dict(seed=seed, mean=data.mean, std=data.std, dtype=dtype)
         train_loader = DeviceLoader(data.train, batch_size, device, **options)
         return train_loader, test_loader(data, device, dtype=dtype)

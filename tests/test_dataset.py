@@ -509,7 +509,7 @@ def test_auto_takes_the_device_where_there_is_an_accelerator_and_says_what_that_
     assert capsys.readouterr().out == ""
     assert isinstance(loaders(data, loader="device")[0], DeviceLoader)
     said = capsys.readouterr().out
-    assert "albumentations_transforms" in said and 'loader="albumentations"' in said
+    assert "edited transforms" in said and 'loader="albumentations"' in said
     for wrong, message in (
         (dict(loader="gpu"), "loader is 'gpu'"),
         (dict(batch_size=0), "batch size is 0"),

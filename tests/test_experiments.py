@@ -210,6 +210,10 @@ def test_wrong_arguments_are_refused_before_any_work(small, arguments):
     assert error.value.code == 2
 
 
+def test_the_smallest_limit_is_ten_images(small):
+    assert len(make_study("--limit", "10").data.train) == 10
+
+
 def test_the_final_accuracy_is_of_all_test_images(small):
     many = noise(500, 2)
     this = replace(make_study(), test=many)
@@ -657,6 +661,13 @@ def test_44_layers_are_better_than_8():
     shared = runs["resnet44"].keys() & runs["resnet8"].keys()
     gap = np.mean([runs["resnet44"][seed] - runs["resnet8"][seed] for seed in shared])
     assert f"{gap:+.1f} points" in said and said in depth.table(rows)
+
+
+def test_a_range_test_that_the_ablation_has_run_is_not_run_again(small, monkeypatch):
+    ablation.main([*SMALL, "--rows", "recipe"])
+    monkeypatch.setattr(study, "range_test", None)
+    range_tests.main([*SMALL, "--rows", "recipe"])
+    assert lines_of("range_tests")[0]["range_test"] == lines_of("ablation")[0]["range_test"]
 
 
 def test_what_the_range_tests_say(small):
