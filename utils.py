@@ -268,8 +268,6 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     mark_rates(ax, lrs, smoothed, [mark for mark in marks if mark[0] is not None])
     ax.legend(loc="lower left", fontsize=12, framealpha=1)
     title = f"LRMIN {short_rate(found.lr_min)}, LRMAX {short_rate(found.lr_max)}"
-    if found.lr_given:
-        title += ", as given"
     words = "At LRMIN a fifth of the fall is over; LRMAX is half of the take-off"
     if found.take_off is None:
         words += ", and here a tenth of the last rate: there is no take-off"
