@@ -55,7 +55,7 @@ def new_figure(width_px=WIDTH, height_px=400, layout: str | None = "constrained"
 
 
 def finish(fig: Figure, title: str, note: str = "", path=None) -> Figure:
-    """Write title and note, and save the figure as PNG when there is a path; always the same bytes.
+    """Write title and note, and save the figure as PNG when there is a path.
 
     title: a line on what is to be seen and, after a line break, a smaller one on how to read it.
     """
@@ -73,10 +73,10 @@ def finish(fig: Figure, title: str, note: str = "", path=None) -> Figure:
     for axis in fig.findobj(mpl.axis.Axis):  # keeps the ticks, which follow the reader's style else
         axis.set_major_locator(mpl.ticker.FixedLocator(axis.get_majorticklocs()))
     if path is not None:
-        options = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            fig.savefig(path, format="png", **options)
+            options = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
+            fig.savefig(path, format="png", **options)  # always the same bytes
         except OSError as error:  # a full disk, say: the figure can still be shown
             print(f"The figure cannot be written to {path} ({error}): choose another folder.")
     return fig
@@ -243,9 +243,9 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
 
     found: a RangeTest of extras/lr_finder.py. A loss that explodes leaves the frame.
     """
+    title = f"LRMIN {short_rate(found.lr_min)}, LRMAX {short_rate(found.lr_max)}"
     if found.lr_given and len(found.lrs) == 0:
-        title = f"LRMIN {short_rate(found.lr_min)} and LRMAX {short_rate(found.lr_max)} were given"
-        return finish(new_figure(WIDTH, 40, None), f"{title}\nNo range test was run.", note, path)
+        return finish(new_figure(WIDTH, 40, None), f"{title}, both given: no test", note, path)
     check_lengths(lrs=found.lrs, losses=found.losses, smoothed=found.smoothed)
     lrs, smoothed = np.asarray(found.lrs, dtype=float), np.asarray(found.smoothed, dtype=float)
     fig = new_figure(WIDTH, 540)
@@ -267,7 +267,6 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     ]
     mark_rates(ax, lrs, smoothed, [mark for mark in marks if mark[0] is not None])
     ax.legend(loc="lower left", fontsize=12, framealpha=1)
-    title = f"LRMIN {short_rate(found.lr_min)}, LRMAX {short_rate(found.lr_max)}"
     words = "At LRMIN a fifth of the fall is over; LRMAX is half of the take-off"
     if found.take_off is None:
         words += ", and here a tenth of the last rate: there is no take-off"
