@@ -12,10 +12,8 @@ width). The padding mirrors the image at its border (4 3 2 1 | 0 1 2 …: NumPy'
 has the data's mean colour, which is zero once normalised.
 """
 
-import ast
 import functools
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -89,25 +87,6 @@ def __getattr__(name):
     else:
         raise AttributeError(f"module 'transform' has no attribute {name!r}")
     return train if "train" in name else test
-
-
-def augmentation():
-    """What tells one augmentation from another, for a run's identity: a dict of plain values.
-
-    It holds the constants and, as they are written above, the calls of albumentations (A) and of
-    torchvision (T): a library's own description of a transform changes with its version.
-    """
-    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
-    calls = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and isinstance(node.func.value, ast.Name)
-        and node.func.value.id in ("A", "T")
-    ]
-    calls.sort(key=lambda call: (call.lineno, call.col_offset))
-    return {"padding": PADDING, "hole": HOLE, "calls": [ast.unparse(call) for call in calls]}
 
 
 class Draws(NamedTuple):

@@ -240,6 +240,7 @@ def main(arguments=None):
                 f"data is {data.name}: people saw CIFAR-10's own test images, give those"
             )
         device = hardware.pick_device()
+        hardware.set_deterministic(False)  # float32 means float32, on every GPU
         probabilities, labels, precision = predict(data, args.weights, device)
     except (ValueError, RuntimeError) as error:
         sys.exit(str(error))

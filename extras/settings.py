@@ -6,6 +6,7 @@
 Nothing here imports PyTorch before it is needed, so that a wrong argument is refused at once.
 """
 
+import ast
 import dataclasses
 import re
 from pathlib import Path
@@ -97,7 +98,30 @@ def run_config(data, settings, seed, recipe, model, *, name="s10_model", lr_max=
         "recipe": dict(recipe),
         "lr_max": lr_max,
         "lr_min": lr_min,
-        "augmentation": transform.augmentation(),
+        "augmentation": augmentation_identity(transform),
+    }
+
+
+def augmentation_identity(transform):
+    """What tells one augmentation from another: a dict of plain values.
+
+    The constants of transform.py and, as they are written there, its calls of albumentations (A)
+    and torchvision (T): a library's own description of a transform changes with its version.
+    """
+    tree = ast.parse(Path(transform.__file__).read_text(encoding="utf-8"))
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in ("A", "T")
+    ]
+    calls.sort(key=lambda call: (call.lineno, call.col_offset))
+    return {
+        "padding": transform.PADDING,
+        "hole": transform.HOLE,
+        "calls": [ast.unparse(call) for call in calls],
     }
 
 

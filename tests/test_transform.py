@@ -15,6 +15,7 @@ from scipy.stats import chi2_contingency, chisquare
 
 import transform
 from dataset import ArrayDataset
+from extras.settings import augmentation_identity
 from transform import HOLE, MEAN, PADDING, STD
 
 PIPELINES = ("albumentations", "torchvision", "device")
@@ -250,6 +251,6 @@ def test_an_edit_of_the_augmentation_shows_in_its_identity_and_an_edit_of_words_
     spec = importlib.util.spec_from_file_location("edited", copy)
     edited = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(edited)
-    identity = edited.augmentation()
+    identity = augmentation_identity(edited)
     assert json.loads(json.dumps(identity)) == identity
-    assert (identity == transform.augmentation()) is (edit is None)
+    assert (identity == augmentation_identity(transform)) is (edit is None)
