@@ -81,9 +81,12 @@ def plot_predictions(
 
     images: N of them, as the network sees them. probabilities: (N, C). originals: the photos before
     they were shrunk, shown beside them.
+
+    Raises ValueError where there is no image, or where the probabilities are none.
     """
     if len(images) == 0:
         raise ValueError("images is empty, so there is nothing to draw: give at least one")
+    probabilities = utils.check_probabilities(probabilities, len(images), len(classes))
     shown = min(MOST, len(images))
     columns = {"the network sees": images}
     if originals is not None:
@@ -97,7 +100,7 @@ def plot_predictions(
             ax.imshow(pictured[i], interpolation="nearest")
             ax.set_title(name, size=11, color=utils.GREY)
             ax.axis("off")
-        draw_bars(row[-1], likeliest(np.asarray(probabilities[i]), classes))
+        draw_bars(row[-1], likeliest(probabilities[i], classes))
     title = "What the network takes each image for"
     if shown < len(images):
         title += f" (the first {shown} of {len(images)})"

@@ -75,6 +75,15 @@ def table(found):
     return markdown_table(head, lines)
 
 
+def side_by_side(rates):
+    """How far from its line each mark lies, so that marks of equal rates do not hide each other."""
+    places = []
+    for at, rate in enumerate(rates):
+        step, half = 0.36, (rates.count(rate) - 1) / 2
+        places.append(step * (rates[:at].count(rate) - half))
+    return places
+
+
 @utils.styled
 def plot(found, path=None):
     """A line for each network, and on it a mark for each seed: the steepest descent, and LRMAX.
@@ -93,14 +102,15 @@ def plot(found, path=None):
         for at, ((_, old), tests) in enumerate(found.items()):
             rates = [test[name] for test in tests]
             fill = "white" if old else colour
-            ax.plot(rates, [at] * len(rates), mark, color=colour, mfc=fill, ms=9, mew=2)
+            places = [at + away for away in side_by_side(rates)]
+            ax.plot(rates, places, mark, color=colour, mfc=fill, ms=9, mew=2)
         ax.plot([], [], mark, color=colour, ms=9, label=label)
     ax.set_yticks(range(len(found)), [label for label, _ in found])
     ax.set(xscale="log", ylim=(len(found) - 0.4, -0.6), xlabel="learning rate (log scale)")
     ax.xaxis.set_major_formatter(utils.short_rate)
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=12, frameon=False)
-    steepest, rule = (f"{float(f'{factor(everything, name):.2g}'):,.0f}" for name, *_ in looks)
-    title = f"The steepest descent spans a factor of {steepest}, the rule one of {rule}"
+    less = factor(everything, "lr_max") < factor(everything, "lr_steepest")
+    title = f"LRMAX differs {'less' if less else 'more'} between networks than the steepest descent"
     words = "A mark for each seed"
     if any(old for _, old in found):
         words += "; hollow: by the rule of 1cd1259, which counts the fall from the first loss"

@@ -115,6 +115,8 @@ def test_the_figure_shows_photos_bars_and_percentages(run):
     np.testing.assert_array_equal(fig.axes[3].images[0].get_array(), originals[1])
     with pytest.raises(ValueError, match="images"):
         predict.plot_predictions(images[:0], [], classes)
+    with pytest.raises(ValueError, match="probabilities"):  # logits
+        predict.plot_predictions(images, [[4.0, -1, 0, 0, 0, 0]] * 2, classes)
 
 
 SPOILT = {  # name: (the file, what becomes of it)

@@ -108,6 +108,9 @@ def test_each_exercise_is_in_the_notebook_and_changes_one_line(tmp_path):
         assert words in asked, name
         copy_project(tmp_path / name)
         change(tmp_path / name, name)
+    cells = nbformat.read(ROOT / NOTEBOOK, as_version=4).cells
+    (begins,) = re.findall(r"the cell that begins with `([^`]+)`", asked)
+    assert [cell.source.startswith(begins) for cell in cells].count(True) == 1
     for experiment in (depth, gradient_flow):  # those without a change: their rows are there
         name = experiment.__name__.partition(".")[2]
         (keys,) = re.findall(rf'`{name}\.main\(\[.*?"--rows", "([^"]+)"', asked)

@@ -12,7 +12,8 @@ from rendered import LOCAL, check_outputs
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "S10_model.ipynb"
-FILES = [NOTEBOOK, ROOT / "README.md", *sorted(ROOT.glob("[!.]*/README.md"))]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/README.md")), ROOT / "examples/solutions.md"]
+FILES = [NOTEBOOK, *PAGES]
 
 
 def markdown(path):
