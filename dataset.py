@@ -35,8 +35,8 @@ class ArrayDataset(Dataset):
     """Images in memory, with any transform.
 
     Args:
-        data: (N, H, W, 3) uint8 array.
-        targets: N labels, 0 … len(classes) - 1.
+        images: (N, H, W, 3) uint8 array, kept as `data`.
+        labels: N whole numbers, kept as `targets`, 0 … len(classes) - 1.
         classes: names of the classes.
         transform: of albumentations or any function, which get the (H, W, 3) uint8 array, or of
             torchvision, which gets a PIL image. None leaves the array as it is.
@@ -46,18 +46,18 @@ class ArrayDataset(Dataset):
 
     seeded_with = None  # the seed of the worker that last seeded the transform
 
-    def __init__(self, data, targets, classes, transform=None):
-        data, targets = np.asarray(data), np.asarray(targets)
-        if data.dtype != np.uint8 or data.ndim != 4 or data.shape[3] != 3:
-            raise ValueError(f"images are {data.dtype} {data.shape}: give uint8 (N, H, W, 3)")
-        if targets.shape != data.shape[:1]:
-            raise ValueError(f"{len(data)} images have {targets.shape} labels: give one for each")
-        wrong = np.flatnonzero(~np.isin(targets, np.arange(len(classes))))
+    def __init__(self, images, labels, classes, transform=None):
+        images, labels = np.asarray(images), np.asarray(labels)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"images are {images.dtype} {images.shape}: give uint8 (N, H, W, 3)")
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images have {labels.shape} labels: give one for each")
+        wrong = np.flatnonzero(~np.isin(labels, np.arange(len(classes))))
         if len(wrong):
-            label, last = targets[wrong[0]], len(classes) - 1
+            label, last = labels[wrong[0]], len(classes) - 1
             raise ValueError(f"image {wrong[0]} has label {label}: give whole numbers 0 … {last}")
-        self.data = data
-        self.targets = targets.astype(np.int64)
+        self.data = images
+        self.targets = labels.astype(np.int64)
         self.classes = tuple(classes)
         self.transform = transform
 
