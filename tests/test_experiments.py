@@ -26,6 +26,7 @@ from experiments import (
     learning_rate,
     networks,
     paired,
+    parts,
     people,
     range_tests,
     results,
@@ -542,6 +543,34 @@ def test_committed_results_are_drawn_from_their_files(tmp_path):
     depth.plot(results.rows(MISC / "depth.json"), path=tmp_path / "d.png")
     assert gradient_flow.plot(results.rows(MISC / "gradient_flow.json"), path=tmp_path / "g.png")
     range_tests.plot(range_tests.readings(MISC), path=tmp_path / "r.png")
+
+
+def test_the_parts_of_the_cycle_are_compared_by_their_schedule_alone(tmp_path):
+    """The title says what a missing part costs; rates are those that the rows were trained with."""
+    path = tmp_path / "ablation.json"
+    rates = dict(lr_min=1e-4, lr_max=1e-3, curve=[10.0, 20.0, 30.0], epochs=3)
+    for key, share, changes in (
+        ("recipe", 80, {}),
+        ("fall_only", 78, {"schedule": "fall_only"}),
+        ("plain", 70, {"network": "s10_plain"}),
+    ):
+        results.append(path, made_up(key, np.arange(100) < share, 0, changes, **rates))
+    found = parts.read(path)
+    assert list(found) == ["recipe", "fall_only"]
+    assert parts.finding(found) == "Without the rise \N{MINUS SIGN}2.0 points"
+    for schedule in ("cycle", "fall_only", "rise_only", "constant"):
+        optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+        scheduler, *_ = schedules.make_schedule(schedule, optimizer, 1e-4, 1e-3, 48)
+        used = []
+        for _ in range(48):
+            used.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert parts.rates(schedule, found["recipe"][0], 48) == pytest.approx(used)
+    parts.main(["--file", str(path)])
+    assert (tmp_path / "parts.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="ablation --rows recipe,fall_only"):
+        parts.read(tmp_path / "none.json")
 
 
 def test_the_title_of_the_ablation_names_the_largest_loss_by_a_single_change():

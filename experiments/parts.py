@@ -1,0 +1,95 @@
+"""Which part of one cycle buys what: the cycle, and what is left without its rise or its fall.
+
+    python -m experiments.parts      # trains nothing: rows of the ablation -> parts.png beside them
+
+The schedules are those of schedules.py. All have the rates that the recipe's range test found.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import train
+import utils
+from experiments import paired
+from experiments.results import mean, note, rows
+from experiments.schedules import step_rates
+
+MISC = Path(utils.__file__).parent / "misc"
+MEASURED = MISC / "cifar10-5000-float32" / "ablation.json"
+LOOKS = {  # key of the ablation: schedule, name, colour, line
+    "recipe": ("cycle", "one cycle", utils.BLUE, "-"),
+    "fall_only": ("fall_only", "without the rise", utils.GREEN, "--"),
+    "rise_only": ("rise_only", "without the fall", utils.ORANGE, ":"),
+    "constant": ("constant", "constant rate", utils.PINK, "-."),
+}
+
+
+def read(path=MEASURED):
+    """The rows of an ablation that differ in the schedule alone.
+
+    Raises ValueError where one cycle, or whatever it is compared with, is missing.
+    """
+    found = {key: runs for key, runs in rows(path).items() if key in LOOKS}
+    if "recipe" not in found or len(found) < 2:
+        raise ValueError(
+            f"{path} has not the rows recipe and fall_only: run python -m experiments.ablation "
+            "--rows recipe,fall_only first"
+        )
+    return found
+
+
+def rates(schedule, run, steps):
+    """The learning rate of every step. run: that of one cycle, whose LRMIN and LRMAX all have."""
+    if schedule == "cycle":
+        return train.cycle_curve(run["lr_max"], 1, steps, run["lr_min"])[0]
+    return step_rates(schedule, run["lr_min"], run["lr_max"], steps)
+
+
+def finding(found):
+    """What each part is worth, as a title: by how much its absence lowers the accuracy."""
+    found = {one["key"]: one["difference"] for one in paired.differences(found, "recipe")}
+    words = [f"{LOOKS[key][1]} {found[key]:+.1f} points" for key in LOOKS if key in found]
+    return "; ".join(words).capitalize().replace("-", "\N{MINUS SIGN}")
+
+
+@utils.styled
+def plot(found, path=None):
+    """Test accuracy by epoch above, the learning rate of every step below.
+
+    found: from `read`.
+    """
+    fig = utils.new_figure(height_px=440)
+    above, below = fig.subplots(2, sharex=True, height_ratios=[8, 5])
+    cycle = found["recipe"][0]
+    steps = 50 * cycle["epochs"]  # for a smooth line
+    done = np.arange(steps) / 50
+    for key, (schedule, name, colour, line) in LOOKS.items():
+        if key not in found:
+            continue
+        runs = found[key]
+        curve = np.mean([run["curve"] for run in runs], axis=0)
+        label = f"{name}: {mean(runs, 'accuracies'):.1f} %"
+        looks = dict(color=colour, ls=line, lw=2.5)
+        above.plot(range(1, len(curve) + 1), curve, label=label, marker="o", ms=4, **looks)
+        below.plot(done, rates(schedule, cycle, steps), **looks)
+    above.set(ylabel="test accuracy (%)", xlim=(0, cycle["epochs"] + 0.4))
+    above.legend(loc="lower right", fontsize=12)
+    below.set(ylabel="learning rate", xlabel="epoch", ylim=(0, None))
+    below.yaxis.set_major_formatter(utils.short_rate)
+    few = cycle["images"] // 5
+    words = f"By epoch on {few:,} test images; the named accuracies at the end on all 10,000"
+    return utils.finish(fig, f"{finding(found)}\n{words}", note(cycle), path)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Which part of one cycle buys what?")
+    parser.add_argument("--file", type=Path, default=MEASURED, help="results of the ablation")
+    path = parser.parse_args(arguments).file
+    plot(read(path), path.with_name("parts.png"))
+    print(f"figure: {path.with_name('parts.png')}")
+
+
+if __name__ == "__main__":
+    main()
