@@ -33,21 +33,24 @@ def measure(this, row, seed):
 
 
 def readings(folder="misc"):
-    """Every range test of the results in a folder.
+    """Every range test of the results in a folder, and in the folders below it.
 
     Returns:
         {(network and size, is it by the rule of 1cd1259): its tests, a dict of rates each}.
     """
-    found = {}
+    runs = []
     for file in ("range_tests", "ablation", "depth"):
-        for run in read(Path(folder, f"{file}.json")):
-            if run["range_test"]:
-                old = not run["recipe"].get("guess")
-                name = run["name"].split(":")[0].replace(", with skip connections", "")
-                name = name.replace(", without skip connections", ", plain")
-                label = f"{name}, {run['images']:,}"
-                tests = found.setdefault((label, old), {})
-                tests.setdefault((run["seed"], run["precision"]), run["range_test"])
+        for path in sorted(Path(folder).rglob(f"{file}.json")):
+            runs += read(path)
+    found = {}
+    for run in runs:
+        if run["range_test"]:
+            old = not run["recipe"].get("guess")
+            name = run["name"].split(":")[0].replace(", with skip connections", "")
+            name = name.replace(", without skip connections", ", plain")
+            label = f"{name}, {run['images']:,}"
+            tests = found.setdefault((label, old), {})
+            tests.setdefault((run["seed"], run["precision"]), run["range_test"])
     return {label: list(tests.values()) for label, tests in found.items()}
 
 
