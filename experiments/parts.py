@@ -5,24 +5,22 @@
 The schedules are those of schedules.py. All have the rates that the recipe's range test found.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
-import train
 import utils
 from experiments import paired
-from experiments.results import mean, note, rows
+from experiments.results import FLOAT32, mean, note, rows
 from experiments.schedules import step_rates
 
 MISC = Path(utils.__file__).parent / "misc"
-MEASURED = MISC / "cifar10-5000-float32" / "ablation.json"
-LOOKS = {  # key of the ablation: schedule, name, colour, line
-    "recipe": ("cycle", "one cycle", utils.BLUE, "-"),
-    "fall_only": ("fall_only", "without the rise", utils.GREEN, "--"),
-    "rise_only": ("rise_only", "without the fall", utils.ORANGE, ":"),
-    "constant": ("constant", "constant rate", utils.PINK, "-."),
+MEASURED = MISC / FLOAT32 / "ablation.json"
+LOOKS = {  # key of the ablation: name, colour, line
+    "recipe": ("one cycle", utils.BLUE, "-"),
+    "fall_only": ("without the rise", utils.GREEN, "--"),
+    "rise_only": ("without the fall", utils.ORANGE, ":"),
+    "constant": ("constant rate", utils.PINK, "-."),
 }
 
 
@@ -40,17 +38,10 @@ def read(path=MEASURED):
     return found
 
 
-def rates(schedule, run, steps):
-    """The learning rate of every step. run: that of one cycle, whose LRMIN and LRMAX all have."""
-    if schedule == "cycle":
-        return train.cycle_curve(run["lr_max"], 1, steps, run["lr_min"])[0]
-    return step_rates(schedule, run["lr_min"], run["lr_max"], steps)
-
-
 def finding(found):
     """What each part is worth, as a title: by how much its absence lowers the accuracy."""
     found = {one["key"]: one["difference"] for one in paired.differences(found, "recipe")}
-    words = [f"{LOOKS[key][1]} {found[key]:+.1f} points" for key in LOOKS if key in found]
+    words = [f"{LOOKS[key][0]} {found[key]:+.1f} points" for key in LOOKS if key in found]
     return "; ".join(words).capitalize().replace("-", "\N{MINUS SIGN}")
 
 
@@ -65,7 +56,7 @@ def plot(found, path=None):
     cycle = found["recipe"][0]
     steps = 50 * cycle["epochs"]  # for a smooth line
     done = np.arange(steps) / 50
-    for key, (schedule, name, colour, line) in LOOKS.items():
+    for key, (name, colour, line) in LOOKS.items():
         if key not in found:
             continue
         runs = found[key]
@@ -73,7 +64,8 @@ def plot(found, path=None):
         label = f"{name}: {mean(runs, 'accuracies'):.1f} %"
         looks = dict(color=colour, ls=line, lw=2.5)
         above.plot(range(1, len(curve) + 1), curve, label=label, marker="o", ms=4, **looks)
-        below.plot(done, rates(schedule, cycle, steps), **looks)
+        schedule = runs[0]["changes"].get("schedule", "cycle")
+        below.plot(done, step_rates(schedule, cycle["lr_min"], cycle["lr_max"], steps), **looks)
     above.set(ylabel="test accuracy (%)", xlim=(0, cycle["epochs"] + 0.4))
     above.legend(loc="lower right", fontsize=12)
     below.set(ylabel="learning rate", xlabel="epoch", ylim=(0, None))
@@ -83,12 +75,10 @@ def plot(found, path=None):
     return utils.finish(fig, f"{finding(found)}\n{words}", note(cycle), path)
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Which part of one cycle buys what?")
-    parser.add_argument("--file", type=Path, default=MEASURED, help="results of the ablation")
-    path = parser.parse_args(arguments).file
-    plot(read(path), path.with_name("parts.png"))
-    print(f"figure: {path.with_name('parts.png')}")
+def main():
+    path = MEASURED.with_name("parts.png")
+    plot(read(), path)
+    print(f"figure: {path}")
 
 
 if __name__ == "__main__":

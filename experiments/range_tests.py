@@ -12,7 +12,7 @@ from pathlib import Path
 
 import utils
 from experiments import ablation, study
-from experiments.results import read, rows
+from experiments.results import FLOAT32, read, rows
 from extras.report import markdown_table
 
 ROWS = [row for row in ablation.ROWS if row.key in ("recipe", "strict", "fc_scale", "logits_8")]
@@ -33,15 +33,15 @@ def measure(this, row, seed):
 
 
 def readings(folder="misc"):
-    """Every range test of the results in a folder, and in the folders below it.
+    """Every range test of the results in a folder, and in FLOAT32 below it.
 
     Returns:
         {(network and size, is it by the rule of 1cd1259): its tests, a dict of rates each}.
     """
     runs = []
     for file in ("range_tests", "ablation", "depth"):
-        for path in sorted(Path(folder).rglob(f"{file}.json")):
-            runs += read(path)
+        for place in (Path(folder), Path(folder, FLOAT32)):  # no trial that lies beside them
+            runs += read(place / f"{file}.json")
     found = {}
     for run in runs:
         if run["range_test"]:

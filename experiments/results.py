@@ -12,6 +12,8 @@ import numpy as np
 
 from extras.files import write_atomically
 
+# Below misc/, committed: rows of today's recipe, from a machine that does not compute bfloat16
+FLOAT32 = "cifar10-5000-float32"
 # Two runs stand in one table only where all of these are equal, and the kind of machine
 SAME = [
     "data",

@@ -40,8 +40,10 @@ class RateSchedule(LambdaLR):
 
 
 def step_rates(name, lr_min, lr_max, steps):
-    """The rate of every step of "fall_only", "rise_only" or "constant"."""
+    """The rate of every step of "cycle", "fall_only", "rise_only" or "constant"."""
     cycle, _ = train.cycle_curve(lr_max, 1, steps, lr_min)
+    if name == "cycle":
+        return cycle
     if name == "fall_only":
         return np.linspace(lr_max, lr_min, steps).tolist()
     if name == "rise_only":

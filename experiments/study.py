@@ -341,6 +341,7 @@ def results_folder(args, data, run_settings, precision):
 
     Committed are CIFAR-10 at two sizes, 24 epochs, in bfloat16 (or what the experiment asks for):
     no trial overwrites the figures that the README shows.
+    (And results.FLOAT32, to which the same rows go in float32.)
     """
     usual = "bfloat16" if args.committed_precision == "auto" else args.committed_precision
     is_committed = (

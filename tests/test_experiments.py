@@ -566,8 +566,8 @@ def test_the_parts_of_the_cycle_are_compared_by_their_schedule_alone(tmp_path):
             used.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
             scheduler.step()
-        assert parts.rates(schedule, found["recipe"][0], 48) == pytest.approx(used)
-    parts.main(["--file", str(path)])
+        assert schedules.step_rates(schedule, 1e-4, 1e-3, 48) == pytest.approx(used)
+    parts.plot(found, path=tmp_path / "parts.png")
     assert (tmp_path / "parts.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="ablation --rows recipe,fall_only"):
         parts.read(tmp_path / "none.json")
