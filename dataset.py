@@ -370,10 +370,10 @@ class DeviceLoader:
         self.epoch += 1  # until `set_epoch` says otherwise
         # one tensor (6, N): one copy to the device an epoch, one look-up a batch
         table = torch.stack(transform.draw_epoch(self.n, generator, self.size)).to(self.device)
-        for batch in table[0].split(self.batch_size):
-            order = batch.tensor_split(self.world_size)[self.rank]
-            draws = transform.Draws(order, *table[1:, order])
-            yield transform.augment(self.images, draws, *self.factors), self.labels[order]
+        for batch in table[0].split(self.batch_size):  # numbers of images, in the epoch's order
+            mine = batch.tensor_split(self.world_size)[self.rank]
+            draws = transform.Draws(mine, *table[1:, mine])  # an image's draws, whatever its place
+            yield transform.augment(self.images, draws, *self.factors), self.labels[mine]
 
 
 def is_distributed():

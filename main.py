@@ -10,6 +10,7 @@ python main.py --help
 import argparse
 import os
 import sys
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -338,6 +339,8 @@ def main(arguments=None):
         message = sentence(error)
         if message is None:  # a bug, which needs its traceback
             raise
+        if not is_raised_here(error):
+            traceback.print_exc()
         sys.exit(f"{who}: {message}")
 
 
@@ -351,6 +354,15 @@ def sentence(error):
     if isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] != "extras":
         return None  # PyTorch's own, CUDA's among them
     return text.replace("resume=False", "--no-resume")  # as it is called here
+
+
+def is_raised_here(error):
+    """Does a sentence say it all? Not where an edited line fails: that line must be shown, too."""
+    if not isinstance(error, ValueError | ArithmeticError):
+        return True  # no disk space, no such package, out of memory
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    is_ours = Path(__file__).parent in Path(last.filename).parents and ".venv" not in last.filename
+    return is_ours and last.line.startswith("raise")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def load_weights(path, num_classes=None):
     about = about_weights(path)
     state = read_state(path)
     trained_classes = len(about["classes"])
-    if len(state.get("fc.weight", about["classes"])) != trained_classes:
+    if "fc.weight" in state and len(state["fc.weight"]) != trained_classes:
         raise ValueError(
             f"{path} has {len(state['fc.weight'])} classes, and results.json beside it names "
             f"{trained_classes}: put the file of the same run there"

@@ -93,9 +93,10 @@ def predict(model, device, loader, *, dtype=torch.float32, mirrored=False):
 
 def shuffles(loader):
     """Is this a DataLoader with shuffle=True, or a training loader of dataset.py?"""
-    random_order = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
-    is_random = isinstance(getattr(loader, "sampler", None), random_order)
-    return is_random or getattr(loader, "train", False)
+    sampler = getattr(loader, "sampler", None)
+    is_random = isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+    # DistributedSampler has an attribute `shuffle`
+    return is_random or getattr(sampler, "shuffle", False) or getattr(loader, "train", False)
 
 
 def check_classifier(output, labels):

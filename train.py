@@ -268,18 +268,12 @@ def fit(  # noqa: PLR0913  a run has these parts, and each can be another
     by_epoch = steps_by_epoch(scheduler) if by_epoch is None else by_epoch
     parts = stateful_parts(model, optimizer, scheduler, device, dtype)
     team = processes()
-    lr = None  # of the last step: after it, the scheduler may have set the next one already
-
-    def note_lr(*_):
-        nonlocal lr
-        lr = optimizer.param_groups[0]["lr"]
-
-    hook = optimizer.register_step_pre_hook(note_lr)
+    last_rate = LastRate(optimizer)
 
     def run_epoch(epoch):
         """Train and evaluate; returns the epoch's row of the history."""
         start = time.perf_counter()
-        note_lr()  # the scaler may skip every step of an epoch
+        last_rate.note()  # a scaler may skip every step of the epoch
         seed_epoch(train_loader, seed, epoch)
         train_loss, train_acc = train(
             model,
@@ -293,14 +287,14 @@ def fit(  # noqa: PLR0913  a run has these parts, and each can be another
             desc=f"epoch {epoch}/{epochs}",
         )
         test_loss, test_acc = map(float, evaluate())  # plain numbers, as a checkpoint needs them
-        check_test_loss(test_loss, lr)
+        check_test_loss(test_loss, last_rate.value)
         row = {
             "epoch": epoch,
             "train_loss": train_loss,
             "train_acc": train_acc,
             "test_loss": test_loss,
             "test_acc": test_acc,
-            "lr": float(lr),
+            "lr": float(last_rate.value),
             "seconds": time.perf_counter() - start,
         }
         return row if team is None else team.average(row)
@@ -328,10 +322,27 @@ def fit(  # noqa: PLR0913  a run has these parts, and each can be another
                 states = {name: part.state_dict() for name, part in parts.items()}
                 checkpoint.save(history=history, **states)
     finally:
-        hook.remove()
+        last_rate.remove()
         if checkpoint is not None:
             checkpoint.release()
     return history
+
+
+class LastRate:
+    """The learning rate of an optimizer's last step, its `value`.
+
+    `train` steps the scheduler too, so that after an epoch the optimizer has the next rate already.
+    """
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.hook = optimizer.register_step_pre_hook(lambda *_: self.note())
+
+    def note(self):
+        self.value = self.optimizer.param_groups[0]["lr"]
+
+    def remove(self):
+        self.hook.remove()
 
 
 def stateful_parts(model, optimizer, scheduler, device, dtype):
@@ -411,7 +422,8 @@ def ends_run(after_epoch, row, team):
 
 def processes():
     """`extras.distributed`, where torchrun has started several processes, else None."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+    dist = torch.distributed
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return None
     from extras import distributed
 

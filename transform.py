@@ -78,7 +78,7 @@ def mean_colour(mean):
 
 
 @functools.cache
-def __getattr__(name):
+def __getattr__(name):  # of a module: called for names that it does not have (PEP 562)
     """Make CIFAR-10's transforms when they are first asked for: both libraries import slowly."""
     if name in ("train_transforms", "test_transforms"):
         train, test = albumentations_transforms()

@@ -1,7 +1,6 @@
 """Every figure of the assignment, one function each.
 
-    utils.plot_samples(images, targets, classes, note="CIFAR-10")
-    utils.plot_samples(images, targets, classes, path="misc/sample_images.png")  # saved as well
+    utils.plot_samples(images, targets, classes, note="CIFAR-10", path="misc/samples.png")
 
 Each takes plain data (arrays, lists, dicts) and returns a matplotlib `Figure`, saved as PNG when
 there is a `path`. `note`, in the lower left corner, says where the data come from. Images are
@@ -147,8 +146,10 @@ def image_grid(fig: Figure, images, columns: int, side: float, at=(MARGIN, 0), s
 
 def short_rate(rate: float, _=None) -> str:
     """A learning rate in few letters: 4.3e-5; also a formatter for ticks."""
+    if rate >= 0.1 or rate == 0:
+        return f"{rate:.2g}"
     digits, _, power = f"{rate:.1e}".partition("e")
-    return f"{rate:.2g}" if rate >= 0.1 or not rate else f"{digits.removesuffix('.0')}e{int(power)}"
+    return f"{digits.removesuffix('.0')}e{int(power)}"
 
 
 def check_lengths(**named) -> None:
@@ -263,13 +264,12 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
         (found.lr_max, "given LRMAX" if found.lr_given else "LRMAX", ORANGE, "-"),
         (found.lr_steepest, "steepest descent", GREEN, "-."),
         (found.take_off, "take-off", INK, ":"),
-        (found.lr_minimum, "minimum ÷ 10", PINK, (0, (1, 1))),
+        (found.lr_minimum, "minimum ÷ 10 =", PINK, (0, (1, 1))),
     ]
     mark_rates(ax, lrs, smoothed, [mark for mark in marks if mark[0] is not None])
     ax.legend(loc="lower left", fontsize=12, framealpha=1)
-    words = "At LRMIN a fifth of the fall is over; LRMAX is half of the take-off"
-    if found.take_off is None:
-        words += ", and here a tenth of the last rate: there is no take-off"
+    rule = "half of the take-off" if found.take_off else "a tenth of the last rate: no take-off"
+    words = f"At LRMIN a fifth of the fall is over; LRMAX is {'given' if found.lr_given else rule}"
     return finish(fig, f"{title}\n{words}", note, path)
 
 
@@ -351,7 +351,7 @@ def plot_loss_curves(history, *, target=None, loss_floor=None, note="", path=Non
         reached = epochs[test_acc >= target]
         when = f"in epoch {reached[0]:g}" if reached.size else "not reached"
         title = f"Test accuracy: {target:g} % {when}, {test_acc[-1]:.2f} % at the end"
-    if loss_floor is not None:
+    if loss_floor:  # 0, without smoothing, is the axis
         loss.axhline(loss_floor, **line)
         words = f"lowest possible loss with label smoothing ({loss_floor:.2f})"
         put_label(loss, words, (0, loss_floor), (5, -4), va="top", **place)

@@ -101,7 +101,7 @@ def plot_predictions(
             ax.set_title(name, size=11, color=utils.GREY)
             ax.axis("off")
         draw_bars(row[-1], likeliest(probabilities[i], classes))
-    title = "What the network takes each image for"
+    title = "Predictions"
     if shown < len(images):
         title += f" (the first {shown} of {len(images)})"
     return utils.finish(fig, f"{title}\nThe five most probable classes", note, path)
@@ -113,7 +113,7 @@ def draw_bars(ax, best):
     values = [probability for _, probability in best]
     places = range(len(best))  # not the names: shortened ones may be equal
     bars = ax.barh(places, values, height=0.7, color=[utils.BLUE] + [utils.SKY] * (len(best) - 1))
-    ax.bar_label(bars, [f"{value:.1%}" for value in values], padding=4, size=12)
+    ax.bar_label(bars, [f"{100 * value:.1f} %" for value in values], padding=4, size=12)
     ax.set_yticks(places, names)
     ax.set(xlim=(0, 1.2), xticks=[])
     ax.invert_yaxis()

@@ -155,10 +155,11 @@ def plot(rows, path=None):
     ]
     names = [name for *_, name in LOOKS]
     axes[0, 0].legend(handles, names, loc="upper left", fontsize=11, framealpha=1)
-    words = "Numbers: first convolution ÷ last. Bands: from the lowest to the highest seed"
+    words = "The way back is from right to left. Numbers: first convolution ÷ last; bands: seeds"
     seeds = min(len(runs) for runs in rows.values())
     note = f"{first['data']}, batches of {first['batch_size']} images, {seeds} seeds or more"
-    return utils.finish(fig, f"How large is the gradient in each layer?\n{words}", note, path)
+    title = "What becomes of the gradient on its way back to the first layer?"
+    return utils.finish(fig, f"{title}\n{words}", note, path)
 
 
 def plot_network(ax, rows, key, when):
@@ -188,6 +189,8 @@ def main(arguments=None):
         "Gradient norm by layer, with and without skip connections.", seeds=3, precision="float32"
     )
     this = study.start(parser, arguments, "gradient_flow", ROWS, recipe=RECIPE, batch_size=32)
+    if this.precision != "float32":
+        parser.error("gradients are computed in float32: leave --precision out")
     study.main(this, table, plot, run_row=measure)
 
 

@@ -173,12 +173,12 @@ def reach_of(found):
 
 
 def finding(rows, found):
-    """The largest loss by a single change, as a title."""
+    """The single change that costs most, as a title."""
     single = [one for one in found if len(rows[one["key"]][0]["changes"]) == 1]
     worst = (single or found)[-1]
     if not single or worst["difference"] >= 0:
         return f"{worst['name']}: {worst['difference']:+.1f} points"
-    return f"Largest loss by a single change: {worst['name']}, {-worst['difference']:.1f} points"
+    return f"What costs most: {worst['name']}, {-worst['difference']:.1f} points of accuracy"
 
 
 @utils.styled
@@ -210,9 +210,8 @@ def plot(rows, reference=None, title=None, path=None):
     ax.axvline(0, color=utils.INK, lw=1.5)
     ax.set_yticks(range(len(found)), [one["name"] for one in found])
     ax.set(ylim=(len(found) - 0.5, -0.5))
-    ax.set_xlabel(
-        f"percentage points of test accuracy, beside {mean(rows[reference], 'accuracies'):.1f} %"
-    )
+    accuracy = mean(rows[reference], "accuracies")
+    ax.set_xlabel(f"difference in test accuracy, points; 0: the recipe, {accuracy:.1f} %")
     ax.grid(axis="y", visible=False)
     noise = sum(one["low"] <= 0 <= one["high"] for one in found)
     words = f"{reach_of(found)} Grey, hollow: within noise ({noise} of {len(found)})"

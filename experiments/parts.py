@@ -13,6 +13,7 @@ import utils
 from experiments import paired
 from experiments.results import FLOAT32, mean, note, rows
 from experiments.schedules import step_rates
+from experiments.story import Run, draw_curves
 
 MISC = Path(utils.__file__).parent / "misc"
 MEASURED = MISC / FLOAT32 / "ablation.json"
@@ -39,10 +40,14 @@ def read(path=MEASURED):
 
 
 def finding(found):
-    """What each part is worth, as a title: by how much its absence lowers the accuracy."""
+    """What each part is worth, as a title: by how much its absence changes the accuracy."""
     found = {one["key"]: one["difference"] for one in paired.differences(found, "recipe")}
-    words = [f"{LOOKS[key][0]} {found[key]:+.1f} points" for key in LOOKS if key in found]
-    return "; ".join(words).capitalize().replace("-", "\N{MINUS SIGN}")
+    words = [
+        f"{found[key]:+.1f} points {LOOKS[key][0]}"
+        for key in ("fall_only", "rise_only")
+        if key in found
+    ]
+    return f"One cycle: {', '.join(words)}".replace("-", "\N{MINUS SIGN}")
 
 
 @utils.styled
@@ -51,25 +56,21 @@ def plot(found, path=None):
 
     found: from `read`.
     """
-    fig = utils.new_figure(height_px=440)
-    above, below = fig.subplots(2, sharex=True, height_ratios=[8, 5])
     cycle = found["recipe"][0]
     steps = 50 * cycle["epochs"]  # for a smooth line
-    done = np.arange(steps) / 50
+    curves = []
     for key, (name, colour, line) in LOOKS.items():
         if key not in found:
             continue
         runs = found[key]
-        curve = np.mean([run["curve"] for run in runs], axis=0)
-        label = f"{name}: {mean(runs, 'accuracies'):.1f} %"
-        looks = dict(color=colour, ls=line, lw=2.5)
-        above.plot(range(1, len(curve) + 1), curve, label=label, marker="o", ms=4, **looks)
+        accuracies = np.mean([run["curve"] for run in runs], axis=0)
         schedule = runs[0]["changes"].get("schedule", "cycle")
-        below.plot(done, step_rates(schedule, cycle["lr_min"], cycle["lr_max"], steps), **looks)
-    above.set(ylabel="test accuracy (%)", xlim=(0, cycle["epochs"] + 0.4))
+        lrs = step_rates(schedule, cycle["lr_min"], cycle["lr_max"], steps)
+        name = f"{name}: {mean(runs, 'accuracies'):.1f} %"
+        curves.append(Run(name, colour, line, accuracies, np.arange(steps) / 50, lrs))
+    fig, above, below = draw_curves(curves, 440, [8, 5])
     above.legend(loc="lower right", fontsize=12)
-    below.set(ylabel="learning rate", xlabel="epoch", ylim=(0, None))
-    below.yaxis.set_major_formatter(utils.short_rate)
+    below.set_ylim(bottom=0)
     few = cycle["images"] // 5
     words = f"By epoch on {few:,} test images; the named accuracies at the end on all 10,000"
     return utils.finish(fig, f"{finding(found)}\n{words}", note(cycle), path)

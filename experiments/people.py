@@ -181,6 +181,7 @@ def plot(result, *, note="", path=None):
     bars = below.barh(list(KINDS.values()), list(result["kinds"].values()), color=utils.SKY)
     below.bar_label(bars, fmt="{:,.0f}", padding=4)
     below.invert_yaxis()
+    below.set_title("Who makes the network's mistakes, too?", size=13, weight="bold", loc="left")
     below.set(
         xlabel=f"the {result['misclassified']:,} misclassified images",
         xlim=(0, 1.1 * max(result["kinds"].values())),

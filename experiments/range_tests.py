@@ -100,7 +100,6 @@ def plot(found, path=None):
         ("lr_steepest", "steepest descent", utils.ORANGE, "D"),
         ("lr_max", "LRMAX: half of the take-off", utils.BLUE, "o"),
     )
-    everything = [test for tests in found.values() for test in tests]
     for name, label, colour, mark in looks:
         for at, ((_, old), tests) in enumerate(found.items()):
             rates = [test[name] for test in tests]
@@ -112,11 +111,12 @@ def plot(found, path=None):
     ax.set(xscale="log", ylim=(len(found) - 0.4, -0.6), xlabel="learning rate (log scale)")
     ax.xaxis.set_major_formatter(utils.short_rate)
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=12, frameon=False)
-    less = factor(everything, "lr_max") < factor(everything, "lr_steepest")
-    title = f"LRMAX differs {'less' if less else 'more'} between networks than the steepest descent"
-    words = "A mark for each seed"
+    widest = {name: max(factor(tests, name) for tests in found.values()) for name, *_ in looks}
+    less = "less" if widest["lr_max"] < widest["lr_steepest"] else "more"
+    title = f"Between seeds, LRMAX differs {less} than the steepest descent"
+    words = "A line for each network, a mark for each seed"
     if any(old for _, old in found):
-        words += "; hollow: by the rule of 1cd1259, which counts the fall from the first loss"
+        words += "; hollow: the older rule, which counts the fall from the first loss"
     note = "CIFAR-10, range tests of 100 steps; behind each name the number of training images"
     return utils.finish(fig, f"{title}\n{words}", note, path)
 

@@ -57,7 +57,7 @@ def rows(*paths, like=None, **wanted):
     for run in [run for path in paths for run in read(path)]:
         if all(run.get(name) == value for name, value in wanted.items()):
             table = tables.setdefault(belongs_to(run), {})
-            table.setdefault(run["key"], {}).setdefault(run["seed"], run)
+            table.setdefault(run["key"], {})[run["seed"]] = run  # of two, the newer one
     if like is not None:
         table = tables.get(belongs_to(like), {})
     else:

@@ -95,8 +95,12 @@ class Study:
 
     def finished(self, row, seed):
         """The line of a finished run, or None."""
-        runs = rows(self.path, *self.others, like=self.identity).get(row.key, [])
-        return next((r for r in runs if (r["seed"], r["changes"]) == (seed, row.changes)), None)
+        for run in rows(self.path, *self.others, like=self.identity).get(row.key, []):
+            given = given_rate(row, seed)
+            is_its_rate = given is None or run["lr_max"] == given
+            if run["seed"] == seed and run["changes"] == row.changes and is_its_rate:
+                return run
+        return None
 
     def folder(self, row, seed):
         """Where a run has its checkpoint; main.py with --out there makes the row `recipe`, too."""
@@ -120,8 +124,9 @@ def begin(study, row, seed):
         (parts, checkpoint): parts as from `experiments.build.build`, with the row's changes.
     """
     own = study.recipe | row.changes
-    # For the row `recipe` that is main.py's own, so that either goes on with the other's run
-    recipe = {k: v for k, v in own.items() if k in train.RECIPE or v != RECIPE.get(k)}
+    # main.py's own keys, and what else is changed: so either goes on with the other's run
+    recipe = {key: own[key] for key in train.RECIPE}
+    recipe |= {key: value for key, value in own.items() if value != RECIPE.get(key)}
     options = dict(seed=seed, device=study.device, dtype=getattr(torch, study.precision))
     parts = build(
         study.data,

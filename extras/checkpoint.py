@@ -221,7 +221,7 @@ class Checkpoint:
             return f"resumed {self.path}: the run is finished, {done} of {epochs} epochs"
         seconds = sum(row["seconds"] for row in self.state["history"])
         seconds += self.state.get("range_seconds", 0)
-        step = f"after epoch {done} of {epochs}"
+        step = f"after epoch {done}" + (f" of {epochs}" if epochs else "")
         if done == 0:
             has_rates = "range_test" in self.state
             step = "after the LR range test" if has_rates else "before the first epoch"
@@ -304,18 +304,20 @@ class Checkpoint:
         another than before.
         """
         self.hold()
-        movers = parts.get("optimizer"), parts.get("scheduler")
-        fresh = hyperparameters(*movers)
+        steppers = parts.get("optimizer"), parts.get("scheduler")
+        now = hyperparameters(*steppers)
         if "model" not in self.state:
             states = {name: part.state_dict() for name, part in parts.items()}
-            self.save(hyperparameters=fresh, **states)
-            self.restored = movers
+            self.save(hyperparameters=now, **states)
+            self.restored = steppers
             return []
-        if movers != self.restored:  # those of before, after Ctrl-C, have moved, and are set back
-            # an optimizer would take the old values without a word, and figures would show the new
-            there = self.state.get("hyperparameters", {})
-            refuse_differences(self.path, there, {name: fresh.get(name) for name in there})
-        self.restored = movers
+        # After Ctrl-C the very same objects come back: their rate has moved, and is set back.
+        # New ones are compared, or an optimizer would take over the old values without a word,
+        # and figures would show the new.
+        if steppers != self.restored:
+            saved = self.state.get("hyperparameters", {})
+            refuse_differences(self.path, saved, {name: now.get(name) for name in saved})
+        self.restored = steppers
         for name, part in parts.items():
             if self.state.get(name):  # a scaler that was not needed before has no state
                 # a copy: an optimizer would keep these very tensors, and change them

@@ -135,7 +135,7 @@ def average(row):
     The shares are equal (the last batch of some data sets differs by an image), so the average over
     the processes is that over the images. Rank 0 evaluates what it saves.
     """
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"  # NCCL sums on GPUs alone
     sums = torch.tensor([row["train_loss"], row["train_acc"]], dtype=torch.float64, device=device)
     dist.all_reduce(sums)
     train_loss, train_acc = (sums / world_size()).tolist()

@@ -117,7 +117,7 @@ def plot_gradcam(
                 utils.put_text(fig, x, -4, heading, side, size=12, color=utils.GREY)
             if maps is not None:
                 draw_contours(ax, maps[i], max(np.shape(images[i])[:2]), colour)
-    title = "Where the network sees its answer, and where the true class"
+    title = "Evidence for the predicted and for the true class"
     if len(images) > MOST:
         title = f"{title}: {MOST} of {len(images):,}"
     words = "Grad-CAM: contours at 50 % (thin) and 80 % (thick) of the largest value of each map"

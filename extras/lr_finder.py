@@ -180,7 +180,8 @@ def read_curve(lrs, losses, guess=None):
     losses = np.array(losses)
     first = float(np.median(losses[:10]))
     level = first if guess is None else min(first, guess)
-    smoothed = smooth(np.minimum(losses, 2 * first), SMOOTHING / np.diff(np.log10(lrs)).mean())
+    step = np.diff(np.log10(lrs)).mean()  # powers of ten from one rate to the next
+    smoothed = smooth(np.minimum(losses, 2 * first), SMOOTHING / step)
     bottom = int(smoothed.argmin())
     fall = level - smoothed[bottom]
     if fall <= LEAST_FALL * level:
@@ -223,7 +224,7 @@ def read_rates(lrs, smoothed, level):
     lowest = smoothed[bottom]
     fall = level - lowest
 
-    # LRMIN: the first rate at which a fifth of the whole fall is over
+    # LRMIN: the first rate at which a fifth of the whole fall is over (argmax: the first True)
     lr_min = float(lrs[np.argmax(smoothed <= level - FIFTH * fall)])
 
     # Take-off: the first rate beyond the lowest point at which the loss has risen by as much

@@ -42,20 +42,22 @@ def augmentation_stages(image, mean):
 
     import transform
 
-    size, reach = len(image), (transform.PADDING, transform.PADDING)
+    size, padding, hole_side = len(image), transform.PADDING, transform.HOLE
+    reach = (padding, padding)
     padded = np.pad(image, (reach, reach, (0, 0)), mode="reflect")
-    crop = padded[1 : 1 + size, 6 : 6 + size]
+    top, left = padding // 4, 3 * padding // 2  # one of the crops that may be drawn
+    crop = padded[top : top + size, left : left + size]
     flipped = crop[:, ::-1]
     holed = flipped.copy()
     row, column = size // 2, size // 4
-    hole = holed[row : row + transform.HOLE, column : column + transform.HOLE]
+    hole = holed[row : row + hole_side, column : column + hole_side]
     hole[:] = transform.mean_colour(mean)
     return {
         "original": image,
-        "pad 4": padded,
+        f"pad {padding}": padded,
         f"crop {size}": crop,
         "flip": flipped,
-        "cutout 8×8": holed,
+        f"cutout {hole_side}×{hole_side}": holed,
     }
 
 

@@ -2,7 +2,6 @@
 
     rows = receptive_field(model)                    # a dict for each convolution and pooling
     plot_receptive_field(rows, image, path="misc/receptive_field.png")
-    print(receptive_field_table(rows))
 
 Kernels and strides are read off the model itself, so it works for other networks too.
 """
@@ -20,15 +19,6 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 import utils
 
-COLUMNS = {  # of the table: the key of a row, and its heading
-    "name": "layer",
-    "kernel": "kernel",
-    "stride": "stride",
-    "padding": "padding",
-    "out_size": "output side",
-    "jump": "jump",
-    "receptive_field": "receptive field",
-}
 WINDOWS = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 COLOURS = [utils.BLUE, utils.ORANGE, utils.GREEN, utils.PINK, utils.YELLOW, utils.SKY]
 HALO = [patheffects.withStroke(linewidth=5, foreground="white")]  # readable on any image
@@ -120,13 +110,6 @@ def window(node, layer, what, before, size):
     return values and tuple(v[0] if isinstance(v, tuple) else v for v in values)
 
 
-def receptive_field_table(rows) -> str:
-    """The rows as a table in Markdown."""
-    lines = [list(COLUMNS.values()), [":---"] + ["---:"] * (len(COLUMNS) - 1)]
-    lines += [[str(row[key]) for key in COLUMNS] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 @utils.styled
 def plot_receptive_field(rows, image, *, note="", path=None) -> utils.Figure:
     """How far each layer sees: squares on an image, and the numbers beside it.
@@ -160,7 +143,8 @@ def plot_receptive_field(rows, image, *, note="", path=None) -> utils.Figure:
         words = f"Central outputs see all {pixels} × {pixels} pixels\nfrom {some} on, all outputs\n"
         x, y = utils.MARGIN + 2 * half + 14, 31 * (len(rows) + 1)
         utils.put_text(fig, x, y, f"{words}from {every} on.", size=utils.SMALL, color=utils.GREY)
-    how = "k kernel, s stride, p padding; jump and receptive field in pixels; dashed: not to scale"
+    how = "k kernel, s stride, p padding; jump and field in pixels. Drawn as if centred; "
+    how += "dashed: not to scale"
     return utils.finish(fig, f"{title}\n{how}", note, path)
 
 

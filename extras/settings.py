@@ -12,6 +12,14 @@ import re
 from pathlib import Path
 
 PROFILES = ("auto", "full", "quick")
+# The functions of transform.py that decide what an augmented image looks like
+AUGMENTATION = (
+    "albumentations_transforms",
+    "torchvision_transforms",
+    "draw_epoch",
+    "crop_windows",
+    "augment",
+)
 LARGEST_SEED = 2**40  # PyTorch's generators take 64 bits, and a seed is multiplied by a million
 
 
@@ -77,14 +85,19 @@ def check_rates(lr_max=None, lr_min=None):
         raise ValueError(f"LRMIN is {lr_min:g}, above LRMAX, {lr_max:g}: give it a smaller value")
 
 
-def run_config(data, settings, seed, recipe, model, *, name="s10_model", lr_max=None, lr_min=None):
+def run_config(data, settings, seed, recipe, model, *, name=None, lr_max=None, lr_min=None):
     """What makes a run the run it is: a checkpoint is resumed only where all of it is the same.
 
     Plain values: the network (its name, its layers' names and shapes), the data and a fingerprint
     of every pixel, the settings, the recipe, rates given by hand, and the augmentation.
+
+    name: of the network. None: s10_model, or s10_plain where it has no skip connections: their
+    layers have the same names and shapes.
     """
     import transform
 
+    if name is None:
+        name = "s10_model" if getattr(model, "residual", True) else "s10_plain"
     return {
         "network": name,
         "layers": [f"{key} {tuple(value.shape)}" for key, value in model.state_dict().items()],
@@ -105,24 +118,18 @@ def run_config(data, settings, seed, recipe, model, *, name="s10_model", lr_max=
 def augmentation_identity(transform):
     """What tells one augmentation from another: a dict of plain values.
 
-    The constants of transform.py and, as they are written there, its calls of albumentations (A)
-    and torchvision (T): a library's own description of a transform changes with its version.
+    The constants of transform.py, and the code of the functions that draw. Their comments,
+    docstrings and layout are no part of it, nor is how a library describes its transforms, which
+    changes with its version.
     """
     tree = ast.parse(Path(transform.__file__).read_text(encoding="utf-8"))
-    calls = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and isinstance(node.func.value, ast.Name)
-        and node.func.value.id in ("A", "T")
-    ]
-    calls.sort(key=lambda call: (call.lineno, call.col_offset))
-    return {
-        "padding": transform.PADDING,
-        "hole": transform.HOLE,
-        "calls": [ast.unparse(call) for call in calls],
-    }
+    code = []
+    for function in tree.body:
+        if isinstance(function, ast.FunctionDef) and function.name in AUGMENTATION:
+            if ast.get_docstring(function) is not None:
+                del function.body[0]
+            code.append(ast.unparse(function))
+    return {"padding": transform.PADDING, "hole": transform.HOLE, "code": code}
 
 
 def run_name(data, settings):

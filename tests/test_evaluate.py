@@ -10,7 +10,13 @@ import small_run
 import torch
 from small_run import TinyNet
 from torch import nn
-from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 import dataset
 import extras.sample
@@ -178,6 +184,7 @@ def shuffled_loaders():
     return {
         "DataLoader": DataLoader(tensors, 8, shuffle=True),
         "SubsetRandomSampler": DataLoader(tensors, 8, sampler=SubsetRandomSampler(range(20))),
+        "DistributedSampler": DataLoader(tensors, 8, sampler=DistributedSampler(tensors, 2, 0)),
         "SeededLoader": SeededLoader(tensors, batch_size=8, shuffle=True),
         "DeviceLoader": DeviceLoader(array_dataset(), 10, train=True),
     }

@@ -1,5 +1,6 @@
 """The experiments: every script on small data, resuming, rates, intervals, networks, people."""
 
+import dataclasses
 import hashlib
 import http.client
 import json
@@ -202,6 +203,19 @@ def test_a_failure_is_said_and_the_other_rows_go_on(small, monkeypatch):
     with pytest.raises(SystemExit, match="plain, seed 0.*NaN"):
         ablation.main([*SMALL, "--rows", "recipe,plain,constant"])
     assert [line["key"] for line in lines_of("ablation")] == ["recipe", "constant"]
+
+
+def test_a_row_with_another_rate_or_other_changes_is_another_run(small):
+    row = study.Row("own", "own", changes={"weight_decay": 0.1}, lr_max={0: 1e-3, 1: 2e-3})
+    this = make_study("--out", ".", rows=[row])
+    line = made_up("own", np.ones(4, bool)) | this.identity
+    line |= {"changes": row.changes, "lr_max": 1e-3}
+    results.append(this.path, line | {"accuracies": [1.0]})
+    results.append(this.path, line | {"accuracies": [2.0]})
+    assert this.finished(row, 0)["accuracies"] == [2.0]  # of two lines of one run, the newer
+    assert this.finished(row, 1) is None
+    assert this.finished(dataclasses.replace(row, lr_max=3e-3), 0) is None
+    assert this.finished(dataclasses.replace(row, changes={}), 0) is None
 
 
 @pytest.mark.parametrize("arguments", [["--rows", "nonsense"], ["--seeds", "0"], ["--limit", "3"]])
@@ -557,7 +571,7 @@ def test_the_parts_of_the_cycle_are_compared_by_their_schedule_alone(tmp_path):
         results.append(path, made_up(key, np.arange(100) < share, 0, changes, **rates))
     found = parts.read(path)
     assert list(found) == ["recipe", "fall_only"]
-    assert parts.finding(found) == "Without the rise \N{MINUS SIGN}2.0 points"
+    assert parts.finding(found) == "One cycle: \N{MINUS SIGN}2.0 points without the rise"
     for schedule in ("cycle", "fall_only", "rise_only", "constant"):
         optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
         scheduler, *_ = schedules.make_schedule(schedule, optimizer, 1e-4, 1e-3, 48)

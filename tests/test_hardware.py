@@ -1,14 +1,10 @@
 """The device and the precision of a run are those that the machine computes well."""
 
-from unittest.mock import Mock
-
 import pytest
 import torch
 
-import test
-import train
 from extras import hardware
-from extras.hardware import choose_precision, memory_format, pick_device
+from extras.hardware import choose_precision, pick_device
 
 
 def machine(monkeypatch, cuda=None, architectures=(), mps=False):
@@ -115,33 +111,6 @@ def test_devices_have_names(monkeypatch):
     assert hardware.device_name("cuda", 2) == "2 × Tesla T4"
     assert hardware.device_name("mps") == "Apple MPS"
     assert hardware.device_name("cpu") == "AMD EPYC 9B14, 1 thread"
-
-
-def test_nothing_asks_for_channels_last_on_apples_gpu():
-    """There, the gradients of BatchNorm and MaxPool are wrong with it (pytorch#175189)."""
-    expected = {"cuda": torch.channels_last, "cpu": torch.channels_last}
-    expected["mps"] = torch.contiguous_format
-    for name, layout in expected.items():
-        device = torch.device(name)
-        assert memory_format(device) is layout
-        assert memory_format(name) is layout
-        for to_device in (train.to_device, test.to_device):
-            images, labels = Mock(ndim=4), Mock()
-            to_device(images, labels, device)
-            assert images.to.call_args.kwargs["memory_format"] is layout
-            table = Mock(ndim=2)  # other than images, nothing has channels
-            to_device(table, labels, device)
-            assert table.to.call_args.kwargs["memory_format"] is torch.contiguous_format
-
-
-def test_apples_gpu_reads_no_batch_before_it_is_there():
-    """A copy in the background may read memory that is free again (pytorch#139550)."""
-    for to_device in (train.to_device, test.to_device):
-        for name in ("mps", "cpu", "cuda"):
-            images, labels = Mock(ndim=4), Mock()
-            to_device(images, labels, torch.device(name))
-            for copied in (images, labels):
-                assert copied.to.call_args.kwargs["non_blocking"] is (name == "cuda")
 
 
 def test_float32_means_float32_and_deterministic_does_not_fill_memory(monkeypatch):

@@ -90,12 +90,6 @@ def test_nothing_is_packed():
             assert len(given) <= (13 if node.name == "fit" else 10), f"{name}: {node.name}"
 
 
-def test_an_image_is_called_an_image():
-    text = "\n".join(PYTHON[name] for name in PRODUCT)
-    text += (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(re.findall(r"\bpictures?\b", text, flags=re.IGNORECASE)) <= 10
-
-
 def opens_text(call):
     """Does a call open a text file, or read or write one?"""
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))

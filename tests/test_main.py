@@ -307,68 +307,6 @@ def test_a_name_that_the_terminal_lacks_ends_nothing_and_a_log_has_every_line_at
 # --- weights that are only evaluated
 
 
-@pytest.fixture
-def trained(tmp_path):
-    """A network as if trained on other images than those of the folder: (weights, folder, it)."""
-    folder = image_folder(tmp_path / "photos")
-    torch.manual_seed(0)
-    model = models.s10_model(10)
-    with torch.no_grad():
-        model.fc.weight.mul_(800)  # its loss tells other statistics apart
-    (tmp_path / "run").mkdir()
-    path = tmp_path / "run" / "w.pt"
-    torch.save(model.state_dict(), path)
-    about = {"network": "s10_model", "classes": list(dataset.CLASSES)}
-    about |= {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
-    path.with_name("results.json").write_text(json.dumps(about), encoding="utf-8")
-    return path, folder, model.eval()
-
-
-def loss_on(model, folder, mean, std):
-    """The mean loss on the folder's test images, computed by hand."""
-    total = 0
-    images = [(label, path) for label in range(10) for path in of_class(folder, label)]
-    for label, path in images:
-        pixels = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1) / 255
-        x = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-        with torch.no_grad():
-            output = model(x[None])[0]
-        smoothing = train.RECIPE["label_smoothing"]
-        total -= (1 - smoothing) * output[label] + smoothing * output.mean()
-    return float(total) / len(images)
-
-
-def of_class(folder, label):
-    return sorted((folder / "test" / dataset.CLASSES[label]).iterdir())
-
-
-def test_weights_are_evaluated_with_the_statistics_of_their_own_training(trained, capsys):
-    """Not with those of the folder's own training images: 100 % would become 50 %."""
-    path, folder, model = trained
-    where = ["--data", str(folder), "--precision", "float32", "--device", "cpu"]
-    command.main([*where, "--evaluate", str(path)])
-    said = capsys.readouterr().out
-    right = loss_on(model, folder, [0.4, 0.5, 0.6], [0.2, 0.3, 0.25])
-    wrong = loss_on(model, folder, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
-    assert abs(right - wrong) > 0.01
-    assert f"loss {right:.4f}" in said
-
-
-def test_images_of_other_classes_are_refused_by_name(trained, tmp_path):
-    path, _, _ = trained
-    other = image_folder(tmp_path / "other", names=[*dataset.CLASSES[:-1], "tram"])
-    with pytest.raises(SystemExit) as end:
-        command.main(["--data", str(other), "--evaluate", str(path), "--device", "cpu"])
-    assert "tram" in end.value.code and "truck" in end.value.code and "other" in end.value.code
-
-
-def test_weights_that_do_not_say_what_they_are_are_refused(trained):
-    path, folder, _ = trained
-    path.with_name("results.json").unlink()
-    with pytest.raises(SystemExit, match="results.json"):
-        command.main(["--data", str(folder), "--evaluate", str(path), "--device", "cpu"])
-
-
 # --- wrong arguments and other errors
 
 
@@ -483,6 +421,23 @@ def test_a_bug_keeps_its_traceback_also_one_on_the_gpu(tmp_path, monkeypatch, ki
     monkeypatch.setattr(command, "run", Mock(side_effect=kind("CUDA error: an illegal access")))
     with pytest.raises(kind, match="illegal access"):
         command.main(["--out", str(tmp_path)])
+
+
+def edited(arguments):
+    return 1 / 0
+
+
+def test_a_line_that_fails_is_shown_and_a_sentence_of_ours_stands_alone(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(command, "run", edited)
+    with pytest.raises(SystemExit, match="division by zero"):
+        command.main(["--out", str(tmp_path)])
+    assert "return 1 / 0" in capsys.readouterr().err
+    monkeypatch.setattr(command, "run", lambda args: dataset.load("no such folder"))
+    with pytest.raises(SystemExit, match="no such folder"):
+        command.main(["--out", str(tmp_path)])
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_names_of_loaders_and_sources_are_those_of_dataset():

@@ -156,13 +156,6 @@ def test_the_tree_and_the_make_targets_are_what_there_is():
         assert re.search(rf"^{target}:", MAKEFILE, flags=re.MULTILINE), target
 
 
-def test_the_table_of_faults_names_test_files_that_exist():
-    files = set(re.findall(r"`(test_\w+\.py)`", read(ROOT / "tests/README.md")))
-    assert files
-    for file in files:
-        assert (ROOT / "tests" / file).is_file(), file
-
-
 def test_the_story_has_the_committed_runs_and_their_rates():
     shown, take_off = story.runs(ROOT / "misc")
     ends = {run.name: (run.accuracies[-1], max(run.lrs), run.lrs[-1]) for run in shown}

@@ -14,7 +14,6 @@ from extras.receptive_field import (
     first_views,
     plot_receptive_field,
     receptive_field,
-    receptive_field_table,
 )
 from models import s10_model
 
@@ -175,12 +174,6 @@ def test_squares_have_the_given_sizes_and_the_layers_that_see_the_whole_image_ar
     assert first_views(rows, 32) == ("resblock2.0", "resblock2.3")
     assert first_views([row | {"padding": "same"} for row in rows[:2]], 4) == ("layer1.0", None)
     assert first_views(rows[:9], 32) == (None, None)
-
-
-def test_the_table_has_a_line_for_each_row():
-    lines = receptive_field_table(receptive_field(s10_model())).splitlines()
-    assert len(lines) == 14 and lines[-1] == "| pool | 4 | 4 | 0 | 1 | 32 | 88 |"
-    assert len({line.count("|") for line in lines}) == 1
 
 
 def test_a_field_that_just_covers_the_image_sees_all_of_it():

@@ -12,6 +12,7 @@ from dataset import ArrayDataset, Data
 from extras.checkpoint import Checkpoint
 from extras.lr_finder import RangeTest
 from extras.report import (
+    check_accuracy,
     collect,
     epoch_table,
     markdown_table,
@@ -120,6 +121,8 @@ def test_no_take_off_is_null_and_nan_is_refused_since_json_has_none(run):
 
 def test_the_result_and_the_line_below_figures_have_the_runs_numbers(run):
     numbers = numbers_of(run, 50.0, 92.5, 91.25)
+    assert "90 %" not in result(numbers)  # CIFAR-10's target, not the sample's
+    numbers["data"] = "CIFAR-10"
     line = provenance(numbers)
     for value in (numbers["data"], "6 training", "3 epochs", "seed 7"):
         assert value in line
@@ -127,7 +130,18 @@ def test_the_result_and_the_line_below_figures_have_the_runs_numbers(run):
     for value in ("91.25 %", "92.50 %", "89.50 %", "94.00 %", "epoch 2", "2 × Tesla T4", "float16"):
         assert value in text
     assert "3.0 minutes" in text
-    assert "epoch 3" not in result(numbers_of(run, 1.0, 2.0)).partition("90 %")[2]
+    unreached = {**numbers, "epoch_90": None}
+    assert "epoch" not in result(unreached).partition("90 %")[2]
+
+
+@pytest.mark.parametrize("correct", [0, 450, 490, 510, 550, 1000])
+def test_a_network_that_was_edited_since_its_last_epoch_is_refused(correct):
+    confusion = np.array([[correct, 1000 - correct], [0, 0]])
+    if abs(correct - 500) <= 10:  # another device moves an image or two
+        check_accuracy(confusion, 50.0)
+    else:
+        with pytest.raises(ValueError, match=rf"{correct / 10:.2f} %.* 50\.00 %.*resume=False"):
+            check_accuracy(confusion, 50.0)
 
 
 def test_weights_and_results_are_written_and_results_beside_the_figures_too(run, tmp_path):

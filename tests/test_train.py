@@ -1,11 +1,7 @@
 """An epoch is trained and counted right, one cycle is exact, and a run goes on where it was cut."""
 
 import contextlib
-import json
 import math
-import shutil
-import subprocess
-import sys
 import warnings
 from unittest.mock import Mock
 
@@ -18,8 +14,8 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
-import train as module
 from extras.checkpoint import Checkpoint
+from extras.hardware import memory_format
 from test import test as evaluate
 from test import to_device as to_device_of_test
 from train import (
@@ -107,6 +103,10 @@ def test_apples_gpu_gets_no_channels_last_and_no_copy_in_the_background(function
     images, labels = Mock(ndim=4), Mock()
     function(images, labels, torch.device(kind))
     layout = torch.contiguous_format if kind == "mps" else torch.channels_last
+    assert memory_format(kind) is memory_format(torch.device(kind)) is layout
+    table = Mock(ndim=2)  # other than images, nothing has channels
+    function(table, labels, torch.device(kind))
+    assert table.to.call_args.kwargs["memory_format"] is torch.contiguous_format
     assert images.to.call_args.kwargs == dict(non_blocking=kind == "cuda", memory_format=layout)
     assert labels.to.call_args.kwargs == dict(non_blocking=kind == "cuda")
 
@@ -637,23 +637,3 @@ def test_fit_leaves_no_hook_behind_whatever_happens():
 
 
 # --- lifted
-
-
-def test_a_copy_of_the_file_alone_trains_in_an_empty_folder(tmp_path):
-    shutil.copy(module.__file__, tmp_path)
-    code = """
-import json, torch
-from torch import nn
-from train import fit, one_cycle, train
-model = nn.Linear(12, 2)
-loader = [(torch.randn(4, 12), torch.tensor([0, 1, 0, 1]))] * 4  # no images, and no DataLoader
-optimizer, criterion = torch.optim.SGD(model.parameters(), lr=0.01), nn.CrossEntropyLoss()
-loss, accuracy = train(model, "cpu", loader, optimizer, criterion)
-scheduler = one_cycle(optimizer, 0.1, len(loader), epochs=2)
-parts = model, "cpu", loader, optimizer, criterion, scheduler
-print(json.dumps(fit(*parts, epochs=2, evaluate=lambda: (1.0, 50.0))))"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout.splitlines()[-1])) == 2

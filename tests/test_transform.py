@@ -235,6 +235,8 @@ EDITS = {
     "the hole": ("HOLE = 8", "HOLE = 10"),
     "an argument of albumentations": ("A.HorizontalFlip(p=0.5)", "A.HorizontalFlip(p=0.4)"),
     "an argument of torchvision": ('padding_mode="reflect"', 'padding_mode="edge"'),
+    "the device's flips": ("uniform(crops), uniform(2),", "uniform(crops), uniform(1),"),
+    "the device's padding": ("(size - 1 - place).abs()", "(size - 1 - place).clamp(min=0)"),
     "another step": ("A.RandomCrop(size, size),", "A.RandomCrop(size, size), A.ToGray(),"),
 }
 
