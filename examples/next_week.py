@@ -78,7 +78,7 @@ def learn(data, out, epochs, loader):
         train_loader,
         optimizer,
         criterion,
-        scheduler,  # one of epochs, and `fit` steps it so
+        scheduler,  # stepped once an epoch
         epochs=epochs,
         seed=SEED,
         evaluate=lambda: test(model, device, test_loader, criterion),

@@ -178,7 +178,8 @@ def finding(rows, found):
     worst = (single or found)[-1]
     if not single or worst["difference"] >= 0:
         return f"{worst['name']}: {worst['difference']:+.1f} points"
-    return f"What costs most: {worst['name']}, {-worst['difference']:.1f} points of accuracy"
+    name = worst["name"].split(":")[0]
+    return f"Of single changes, {name} costs most: {-worst['difference']:.1f} points"
 
 
 @utils.styled

@@ -123,7 +123,7 @@ def put_words(above, below, shown, take_off):
         if run.name == "2023":
             peak += ", from a range test that began at 3e-2"
         utils.put_label(below, peak, rates[run.name], (0, 0), run.colour, size=12)
-    words = f"take-off of plain Adam {utils.short_rate(take_off)}"
+    words = f"take-off {utils.short_rate(take_off)}"
     utils.put_label(below, words, (24.3, take_off), (0, 4), utils.INK, size=12, ha="right")
 
 
