@@ -211,8 +211,8 @@ def plot(rows, reference=None, title=None, path=None):
     ax.axvline(0, color=utils.INK, lw=1.5)
     ax.set_yticks(range(len(found)), [one["name"] for one in found])
     ax.set(ylim=(len(found) - 0.5, -0.5))
-    accuracy = mean(rows[reference], "accuracies")
-    ax.set_xlabel(f"difference in test accuracy, points; 0: the recipe, {accuracy:.1f} %")
+    zero = f"{rows[reference][0]['name']}, {mean(rows[reference], 'accuracies'):.1f} %"
+    ax.set_xlabel(f"points of test accuracy; 0: {zero}")
     ax.grid(axis="y", visible=False)
     noise = sum(one["low"] <= 0 <= one["high"] for one in found)
     words = f"{reach_of(found)} Grey, hollow: within noise ({noise} of {len(found)})"

@@ -634,6 +634,3 @@ def test_fit_leaves_no_hook_behind_whatever_happens():
     with contextlib.suppress(ZeroDivisionError):
         run.fit(evaluate=lambda: 1 / 0)
     assert not run.optimizer._optimizer_step_pre_hooks
-
-
-# --- lifted
