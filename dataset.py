@@ -38,8 +38,8 @@ class ArrayDataset(Dataset):
         images: (N, H, W, 3) uint8 array, kept as `data`.
         labels: N whole numbers, kept as `targets`, 0 … len(classes) - 1.
         classes: names of the classes.
-        transform: of albumentations or any function, which get the (H, W, 3) uint8 array, or of
-            torchvision, which gets a PIL image. None leaves the array as it is.
+        transform: albumentations and any other function get the (H, W, 3) uint8 array,
+            torchvision's transforms a PIL image. None leaves the array as it is.
 
     Raises ValueError where shapes, types or labels do not fit.
     """
@@ -115,7 +115,7 @@ class CifarDataset(ArrayDataset):
         train: the 50,000 training images, or the 10,000 test images.
         transform: see ArrayDataset.
 
-    Raises extras.download.DownloadError, a RuntimeError: files are missing, damaged, not to be had.
+    Raises DownloadError (extras/download.py) for missing or damaged files that cannot be fetched.
     """
 
     def __init__(self, root="data", train=True, transform=None, download=False):
@@ -149,7 +149,7 @@ def normalise_images(images, mean=MEAN, std=STD):
 class Data:
     """A data set in memory: images without a transform, and the statistics to normalise with."""
 
-    name: str  # for people: "CIFAR-10" (the official files alone), a folder's name, …
+    name: str  # for display: "CIFAR-10" (the official files alone), a folder's name, …
     train: ArrayDataset
     test: ArrayDataset
     mean: tuple = MEAN
@@ -196,7 +196,7 @@ class Data:
 
 
 def load(source="auto", root="data", size=SIZE):
-    """Load a data set into memory; what has to be adapted or replaced is printed.
+    """Load a data set into memory, and print what had to be adapted or replaced.
 
     Args:
         source: "cifar10", "sample", "auto" (CIFAR-10 where it is or can be downloaded, else the
@@ -206,7 +206,7 @@ def load(source="auto", root="data", size=SIZE):
         size: side in pixels that a folder's images are brought to.
 
     Raises ValueError for a wrong folder or source, extras.download.DownloadError where "cifar10"
-    cannot be had.
+    cannot be downloaded.
     """
     from extras.download import ARCHIVE, DownloadError, fetch_cifar10, folder_of
     from extras.sample import SAMPLE_CLASSES, draw_sample
@@ -217,7 +217,7 @@ def load(source="auto", root="data", size=SIZE):
             raise ValueError(f"data is {str(source)!r}: give a folder, or {', '.join(SOURCES)}")
         if folder_of(folder).is_dir():
             return load_cifar10(folder)
-        if (folder / ARCHIVE).is_file():  # unpacked elsewhere, for one may only read here
+        if (folder / ARCHIVE).is_file():  # unpacked into root, since this folder may be read-only
             fetch_cifar10(root, folder / ARCHIVE)
             return load_cifar10(root)
         return load_folder(folder, root, size)
@@ -227,7 +227,7 @@ def load(source="auto", root="data", size=SIZE):
         except DownloadError as error:
             if source == "cifar10":
                 raise
-            print(f"{error}\nCIFAR-10 cannot be had here: the run goes on with the sample.")
+            print(f"{error}\nThe run goes on with the built-in sample instead of CIFAR-10.")
     train = ArrayDataset(*draw_sample(train=True), SAMPLE_CLASSES)
     test = ArrayDataset(*draw_sample(train=False), SAMPLE_CLASSES)
     return Data("sample data, not CIFAR-10", train, test, *statistics(train.data), kind="sample")
@@ -239,7 +239,7 @@ def load_cifar10(root):
 
 
 def load_folder(folder, root, size):
-    """A folder of images; CIFAR-10's statistics where the classes are its, else their own."""
+    """A folder of images, with CIFAR-10's mean and std where it has the same classes."""
     from extras.folder import read_folder
 
     found = read_folder(folder, size=size, cache_dir=Path(root) / "cache")
@@ -254,7 +254,7 @@ def load_folder(folder, root, size):
 
 def statistics(images):
     """Mean and standard deviation of (N, H, W, 3) uint8 images by channel, for pixels in [0, 1]."""
-    # how often each level occurs, counted in parts: bincount takes 8 bytes for each pixel
+    # how often each level occurs, 100 images at a time: bincount takes 8 bytes for each pixel
     counts = np.zeros((3, 256), dtype=np.int64)
     for start in range(0, len(images), 100):
         part = images[start : start + 100]
@@ -277,7 +277,7 @@ class SeededLoader(DataLoader):
     """A DataLoader whose order and augmentation are a function of (seed, epoch, workers).
 
     Each pass is the next epoch. PyTorch seeds `random`, NumPy and itself in its workers; without
-    workers, iterating seeds all three here. Another number of workers means other draws, for each
+    workers, iterating seeds all three here. The draws depend on the number of workers, since each
     worker draws for its own batches. (Persistent workers would not be seeded in the next epoch.)
     """
 
@@ -303,7 +303,7 @@ class SeededLoader(DataLoader):
 
 
 def explain_shared_memory(batches):
-    """Pass batches on; where a worker dies or cannot hand one over, an OSError names the cures."""
+    """Pass batches on; where a worker dies or cannot hand one over, an OSError says what to try."""
     try:
         yield from batches
     except RuntimeError as error:
@@ -354,7 +354,7 @@ class DeviceLoader:
         self.epoch = epoch
 
     def whole(self):
-        """The same loader for one process alone, which then takes all rows; nothing is copied."""
+        """The same loader for one process alone, with all rows of a batch; images are shared."""
         loader = copy.copy(self)
         loader.rank, loader.world_size = 0, 1
         return loader

@@ -132,7 +132,7 @@ def finish(checkpoint, data, model, test_loader, device, dtype, found, history):
 
 
 def draw(out, data, found, numbers, probabilities, labels):
-    """The figures of a finished run. Results are safe by now: one that fails only says so."""
+    """The figures of a finished run. The results are saved, so one that fails is only named."""
     import test
     import utils
     from extras import report
@@ -179,7 +179,8 @@ def evaluate(args):
     about = models.about_weights(args.evaluate)
     model = models.load_weights(args.evaluate)
     model = model.to(device, memory_format=hardware.memory_format(device))
-    data = dataset.load("cifar10" if args.data == "auto" else args.data)  # they know no drawings
+    # no sample: these weights do not know its classes
+    data = dataset.load("cifar10" if args.data == "auto" else args.data)
     print(data.describe())
     if list(data.classes) != about["classes"]:
         raise ValueError(
@@ -315,10 +316,10 @@ def check_folder(folder):
 
 
 def main(arguments=None):
-    """Exit code 0: all went well; 1 and a sentence: not; 2: wrong arguments; 130: Ctrl-C."""
+    """Exit codes: 0 success, 1 an error (a sentence says which), 2 wrong arguments, 130 Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        # a line at once, in a log too; and a name in a script that the terminal lacks ends nothing
-        if hasattr(stream, "reconfigure"):  # a notebook's has no such method
+        # each line is written at once, in a log too; "?" stands for what the terminal cannot show
+        if hasattr(stream, "reconfigure"):  # a notebook's streams have no such method
             stream.reconfigure(line_buffering=True, errors="replace")
     rank = os.environ.get("RANK", "0")
     who = "main.py" if rank == "0" else f"main.py, rank {rank}"
@@ -345,7 +346,7 @@ def main(arguments=None):
 
 
 def sentence(error):
-    """What to say of an error: a sentence of ours or of a library's; None for one that is a bug."""
+    """The sentence to print for an error, ours or a library's; None where it is a bug."""
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return "out of memory: try a smaller --batch-size"
@@ -353,11 +354,11 @@ def sentence(error):
         return text.partition("\n")[0]
     if isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] != "extras":
         return None  # PyTorch's own, CUDA's among them
-    return text.replace("resume=False", "--no-resume")  # as it is called here
+    return text.replace("resume=False", "--no-resume")  # the option's name here
 
 
 def is_raised_here(error):
-    """Does a sentence say it all? Not where an edited line fails: that line must be shown, too."""
+    """Was an error raised on purpose, in our code? Else its traceback is printed as well."""
     if not isinstance(error, ValueError | ArithmeticError):
         return True  # no disk space, no such package, out of memory
     last = traceback.extract_tb(error.__traceback__)[-1]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-NETWORKS = ("s10_model", "s10_plain")  # functions of this file that make one
+NETWORKS = ("s10_model", "s10_plain")  # functions here that build one
 
 
 def conv_bn_relu(in_channels, out_channels, pool=False):
@@ -30,8 +30,7 @@ class ResBlock(nn.Sequential):
     """The residual branch R = ResBlock(X): Conv-BN-ReLU-Conv-BN-ReLU; the shape stays the same.
 
     From deep residual learning (He et al. 2015, arXiv:1512.03385), but the assignment has the
-    second ReLU before the addition, not after it. The addition X + R is in `CustomResNet.forward`,
-    where one can see it.
+    second ReLU before the addition, not after it. The addition X + R is in `CustomResNet.forward`.
     """
 
     def __init__(self, channels):
@@ -61,10 +60,10 @@ class CustomResNet(nn.Module):
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(512, num_classes, bias=False)
         self.softmax = nn.LogSoftmax(dim=1)
-        # MaxPool takes the largest of 4x4 values, so with PyTorch's own initial weights the first
-        # loss would be 3 to 5, where guessing costs ln 10 = 2.3, and the LR range test would begin
-        # with forgetting that. Scaled by 1/8 (after Page 2018, cifar10-fast), it begins at
-        # guessing.
+        # MaxPool takes the largest of 4x4 values, so with PyTorch's initial weights the first loss
+        # would be 3 to 5, though guessing costs only ln 10 = 2.3, and the LR range test would first
+        # measure how that excess goes away. Scaled by 1/8 (after Page 2018, cifar10-fast), the loss
+        # starts at guessing.
         with torch.no_grad():
             self.fc.weight.mul_(1 / 8)
 
@@ -115,12 +114,12 @@ def count_parameters(model):
 def load_weights(path, num_classes=None):
     """The network with trained weights, in evaluation mode and float32.
 
-    Which network it is (with skip connections or without: their weights have the same names) and
-    how many classes it has stand in `results.json` beside the file.
+    `results.json` beside the file names the network (with skip connections or without: their
+    weights have the same names) and its classes.
 
     Args:
-        path: a state dict, in float32 or bfloat16. That of a compiled or DistributedDataParallel
-            model, a dict with one under "model" or "state_dict", and `checkpoint.pt` will do.
+        path: a state dict, in float32 or bfloat16. One of a compiled or DistributedDataParallel
+            model, one under "model" or "state_dict", and `checkpoint.pt` work too.
         num_classes: None: as many as the weights have. With another number the FC layer is new,
             with random weights, and the rest is loaded: for fine-tuning.
 
@@ -167,7 +166,7 @@ def read_state(path):
 def about_weights(path):
     """A dict with network, classes, mean and std of weights, from `results.json` beside them.
 
-    Raises ValueError where that file is missing, or says nothing of a network of ours.
+    Raises ValueError where that file is missing, or does not describe a network of ours.
     """
     results = Path(path).with_name("results.json")
     try:
@@ -175,8 +174,8 @@ def about_weights(path):
         about = {key: about[key] for key in ("network", "classes", "mean", "std")}
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{path}: what network and classes these weights have stands in {results.name} beside "
-            f"them, and {results} does not say it: put the file of the same run there"
+            f"{path}: {results.name} beside it is missing, or does not name the network and the "
+            "classes of these weights: put the file of the same run there"
         ) from None
     if about["network"] not in NETWORKS:
         raise ValueError(

@@ -48,7 +48,7 @@ def test(model, device, test_loader, criterion, *, dtype=torch.float32):
     return loss_sum.item() / count, 100 * correct.item() / count
 
 
-test.__test__ = False  # pytest must not take it for one of its own
+test.__test__ = False  # keeps pytest from collecting it
 
 
 @torch.inference_mode()
@@ -100,7 +100,7 @@ def shuffles(loader):
 
 
 def check_classifier(output, labels):
-    """Refuse what has no accuracy: it would be counted all the same, and believed."""
+    """Refuse shapes and labels for which the accuracy would be a number without a meaning."""
     if output.ndim != 2 or output.shape[1] < 2 or labels.shape != output.shape[:1]:
         shapes = f"{tuple(output.shape)} and {tuple(labels.shape)}"
         raise ValueError(

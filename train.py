@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 PEAK = 5 / 24  # LRMAX is reached at the end of epoch 5 of 24
 # Decoupled weight decay: each step multiplies the weights by 1 - lr * 0.25, which is 0.999 at a
-# rate of 4e-3. So 0.25 is no typo for 5e-4. The first beta holds without a cycle only: one_cycle
-# moves it from 0.95 to 0.85 and back.
+# rate of 4e-3. So 0.25 is no typo for 5e-4. The first beta is for training without a cycle:
+# one_cycle moves it from 0.95 to 0.85 and back.
 RECIPE = dict(optimizer="AdamW", weight_decay=0.25, betas=[0.9, 0.999], label_smoothing=0.1)
 
 
@@ -109,7 +109,7 @@ def train(
 
 
 def check_classifier(output, labels):
-    """Refuse what has no accuracy: it would be counted all the same, and believed."""
+    """Refuse shapes and labels for which the accuracy would be a number without a meaning."""
     if output.ndim != 2 or output.shape[1] < 2 or labels.shape != output.shape[:1]:
         shapes = f"{tuple(output.shape)} and {tuple(labels.shape)}"
         raise ValueError(
@@ -134,7 +134,7 @@ def to_device(images, labels, device):
 
 
 def progress_bar(loader, desc):
-    """A bar in plain text, for GitHub refuses tqdm's widget. Off where nobody watches."""
+    """A bar in plain text, since GitHub does not show tqdm's widget; off in a log file."""
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun has started
     watched = first and (sys.stdout.isatty() or "ipykernel" in sys.modules)
     return tqdm(
@@ -226,7 +226,7 @@ def cycle_curve(lr_max, steps_per_epoch, epochs=24, lr_min=None, peak=PEAK):
     return lrs, betas
 
 
-def fit(  # noqa: PLR0913  a run has these parts, and each can be another
+def fit(  # noqa: PLR0913  each of these parts of a run can be replaced
     model,
     device,
     train_loader,
@@ -246,7 +246,7 @@ def fit(  # noqa: PLR0913  a run has these parts, and each can be another
 
     Args:
         model, …, scheduler, dtype: see `train`. Under torchrun the model is wrapped in
-            DistributedDataParallel, and the processes do this together.
+            DistributedDataParallel, and every process calls this.
         epochs: of the whole run, those of a checkpoint included.
         evaluate: called after each epoch; returns (test loss, test accuracy in per cent).
         seed: PyTorch's generator is seeded from (seed, epoch), for models with dropout.
@@ -254,8 +254,8 @@ def fit(  # noqa: PLR0913  a run has these parts, and each can be another
         by_epoch: step the scheduler after every epoch, not after every batch. None: after every
             batch for OneCycleLR and CyclicLR, after every epoch for the others, as their authors
             meant it. ReduceLROnPlateau is given the test loss.
-        after_epoch: called with the epoch's row of the history; where it returns something true,
-            the run ends, and stays ended when it is resumed.
+        after_epoch: called with the epoch's row of the history; if it returns something true, the
+            run ends, and stays ended when it is resumed.
 
     Returns:
         The history, a dict for each epoch: epoch, train_loss, train_acc, test_loss, test_acc (per
@@ -265,7 +265,7 @@ def fit(  # noqa: PLR0913  a run has these parts, and each can be another
         TrainingDiverged: with epoch and learning rate; the checkpoint of the epoch before is kept.
         ValueError: the optimizer does not train this model, or the scheduler not this optimizer.
     """
-    by_epoch = steps_by_epoch(scheduler) if by_epoch is None else by_epoch
+    by_epoch = is_stepped_by_epoch(scheduler) if by_epoch is None else by_epoch
     parts = stateful_parts(model, optimizer, scheduler, device, dtype)
     team = processes()
     last_rate = LastRate(optimizer)
@@ -356,7 +356,7 @@ def stateful_parts(model, optimizer, scheduler, device, dtype):
 
 
 def check_parts(model, optimizer, scheduler):
-    """Refuse an optimizer or scheduler made for another model, as a rerun cell leaves it."""
+    """Refuse an optimizer or scheduler of another model: easily left by rerunning some cells."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [
         name for name, p in model.named_parameters() if p.requires_grad and id(p) not in trained
@@ -374,7 +374,7 @@ def check_parts(model, optimizer, scheduler):
         )
 
 
-def steps_by_epoch(scheduler):
+def is_stepped_by_epoch(scheduler):
     """Is a scheduler of PyTorch meant to be stepped once an epoch?"""
     return not isinstance(scheduler, lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
 

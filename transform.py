@@ -27,7 +27,7 @@ HOLE = 8  # side of the hole of Cutout (DeVries and Taylor 2017, arXiv:1708.0455
 
 def albumentations_transforms(mean=MEAN, std=STD, size=SIZE):
     """The training and the test transform in albumentations: `transform(image=image)["image"]`."""
-    # or it asks the network for a newer version when it is imported
+    # on import, albumentations would look on the internet for a newer version
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
     from albumentations.pytorch import ToTensorV2
@@ -59,14 +59,14 @@ def torchvision_transforms(mean=MEAN, std=STD, size=SIZE):
         T.RandomHorizontalFlip(p=0.5),
     ]
     normalise = [T.ToTensor(), T.Normalize(mean, std)]
-    # scale: from which to which share of the image's area a hole takes
+    # scale: the smallest and the largest share of the image's area that is erased
     area = (HOLE / size) ** 2
     erase = T.RandomErasing(p=1, scale=(area, area), ratio=(1, 1), value=0)
     return T.Compose([T.Lambda(to_pil), *steps, *normalise, erase]), T.Compose(normalise)
 
 
 def to_pil(image):
-    """torchvision's classic transforms crop and flip PIL images."""
+    """A PIL image as it is, or one made of an (H, W, 3) uint8 array."""
     from PIL import Image
 
     return image if isinstance(image, Image.Image) else Image.fromarray(image)
@@ -79,7 +79,7 @@ def mean_colour(mean):
 
 @functools.cache
 def __getattr__(name):  # of a module: called for names that it does not have (PEP 562)
-    """Make CIFAR-10's transforms when they are first asked for: both libraries import slowly."""
+    """Make CIFAR-10's transforms on first use, since both libraries are slow to import."""
     if name in ("train_transforms", "test_transforms"):
         train, test = albumentations_transforms()
     elif name in ("torchvision_train_transforms", "torchvision_test_transforms"):
@@ -148,8 +148,8 @@ def augment(windows, draws, scale, shift):
     # a view of every place that a hole can have: (B, 3, hole rows, hole columns, HOLE, HOLE)
     holes = batch.unfold(2, HOLE, 1).unfold(3, HOLE, 1)
     image = torch.arange(len(batch), device=batch.device)
-    # A zero made on the device, for Python would wait while the GPU copies a number from the CPU.
-    # It is a single element: with more, CUDA's deterministic form is wrong where places overlap.
+    # A zero made on the device: Python would wait until a number is copied from the CPU to the GPU.
+    # A single element, since with more CUDA's deterministic form is wrong where places overlap.
     holes[image, :, draws.hole_row, draws.hole_column] = batch.new_zeros(())
     return batch
 

@@ -43,7 +43,7 @@ styled = plt.style.context(["default", STYLE])
 
 
 def new_figure(width_px=WIDTH, height_px=400, layout: str | None = "constrained") -> Figure:
-    """An empty figure that pyplot forgets, so that a notebook shows it once; see `finish`.
+    """An empty figure, closed in pyplot so that a notebook shows it only once; see `finish`.
 
     height_px: without title and note. layout: "constrained" for `fig.subplots`, None for pixels.
     """
@@ -69,7 +69,7 @@ def finish(fig: Figure, title: str, note: str = "", path=None) -> Figure:
         fig.get_layout_engine().set(rect=(0.01, foot, 0.98, 1 - HEAD / height - foot))
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
-    for axis in fig.findobj(mpl.axis.Axis):  # keeps the ticks, which follow the reader's style else
+    for axis in fig.findobj(mpl.axis.Axis):  # the reader's style would move the ticks
         axis.set_major_locator(mpl.ticker.FixedLocator(axis.get_majorticklocs()))
     if path is not None:
         try:
@@ -242,7 +242,7 @@ def plot_transforms(stages: dict, draws: dict, *, note="", path=None) -> Figure:
 def plot_lr_finder(found, *, note="", path=None) -> Figure:
     """The LR range test: loss by learning rate, and what is read off it.
 
-    found: a RangeTest of extras/lr_finder.py. A loss that explodes leaves the frame.
+    found: a RangeTest of extras/lr_finder.py. Very large losses are cut off.
     """
     title = f"LRMIN {short_rate(found.lr_min)}, LRMAX {short_rate(found.lr_max)}"
     if found.lr_given and len(found.lrs) == 0:
@@ -326,7 +326,7 @@ def smoothing_floor(label_smoothing: float, num_classes: int) -> float:
 
 @styled
 def plot_loss_curves(history, *, target=None, loss_floor=None, note="", path=None) -> Figure:
-    """Accuracy, loss and learning rate by epoch. A loss that explodes leaves the frame.
+    """Accuracy, loss and learning rate by epoch. Very large losses are cut off.
 
     history: dicts with epoch, train_loss, train_acc, test_loss, test_acc (%), lr. target: a test
     accuracy (%) to reach. loss_floor: the lowest loss, see `smoothing_floor`.
@@ -377,7 +377,7 @@ def plot_confusion_matrix(confusion, classes, *, note="", path=None) -> Figure:
     n = len(classes)
     matrix = check_shape("confusion", confusion, n, n)
     percent = 100 * matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
-    mistakes = np.ma.masked_array(percent, np.eye(n, dtype=bool))  # the diagonal would drown them
+    mistakes = np.ma.masked_array(percent, np.eye(n, dtype=bool))  # the diagonal would hide them
     row_height = max(40, min(58, 600 // n)) if n <= 30 else min(10, 1000 / n)
     fig = new_figure(WIDTH, 150 + row_height * n)
     ax, strip = fig.subplots(1, 2, width_ratios=[3.4, 1])

@@ -33,7 +33,7 @@ def read_photos(paths):
 
     Returns:
         images (N, 32, 32, 3) uint8, what the network sees, and originals, a list of (160, 160, 3)
-        for people.
+        for display.
 
     Raises:
         ValueError: a file cannot be read; it is named.
@@ -82,7 +82,7 @@ def plot_predictions(
     images: N of them, as the network sees them. probabilities: (N, C). originals: the photos before
     they were shrunk, shown beside them.
 
-    Raises ValueError where there is no image, or where the probabilities are none.
+    Raises ValueError where there is no image, or where rows of probabilities do not sum to 1.
     """
     if len(images) == 0:
         raise ValueError("images is empty, so there is nothing to draw: give at least one")

@@ -155,7 +155,7 @@ def plot(rows, path=None):
     ]
     names = [name for *_, name in LOOKS]
     axes[0, 0].legend(handles, names, loc="upper left", fontsize=11, framealpha=1)
-    words = "The way back is from right to left. Numbers: first convolution ÷ last; bands: seeds"
+    words = "The backward pass goes from right to left. Numbers: first ÷ last; bands: seeds"
     seeds = min(len(runs) for runs in rows.values())
     note = f"{first['data']}, batches of {first['batch_size']} images, {seeds} seeds or more"
     title = "What becomes of the gradient on its way back to the first layer?"

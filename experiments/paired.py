@@ -179,7 +179,7 @@ def finding(rows, found):
     if not single or worst["difference"] >= 0:
         return f"{worst['name']}: {worst['difference']:+.1f} points"
     name = worst["name"].split(":")[0]
-    return f"Of single changes, {name} costs most: {-worst['difference']:.1f} points"
+    return f"Of the single changes, {name} costs most: {-worst['difference']:.1f} points"
 
 
 @utils.styled

@@ -72,7 +72,7 @@ def plot(found, path=None):
     above.legend(loc="lower right", fontsize=12)
     below.set_ylim(bottom=0)
     few = cycle["images"] // 5
-    words = f"By epoch on {few:,} test images; the named accuracies at the end on all 10,000"
+    words = f"Curves: {few:,} test images; the named accuracies: all 10,000, at the end"
     return utils.finish(fig, f"{finding(found)}\n{words}", note(cycle), path)
 
 

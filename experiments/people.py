@@ -77,12 +77,12 @@ def load_counts(root="data"):
 
 
 def counts_or_none():
-    """`load_counts`; None, and a line that says so, where they cannot be had."""
+    """`load_counts`; where that fails, None and a line that says why."""
     try:
         return load_counts()
     except (OSError, ValueError, http.client.HTTPException) as error:  # a broken answer is the last
         reason = str(error) or type(error).__name__
-        print(f"CIFAR-10H cannot be had here ({reason}): the comparison with people is left out")
+        print(f"CIFAR-10H cannot be read ({reason}): the comparison with people is left out")
         return None
 
 
@@ -151,7 +151,7 @@ def captions(counts, labels, predicted):
 def captions_for(data, indices, predicted):
     """`captions` of test images, for the notebook.
 
-    None where people saw other images, or their answers cannot be had.
+    None where people saw other images, or their answers cannot be downloaded.
     """
     if data.kind != "cifar10" or data.limit is not None:
         return None

@@ -112,12 +112,12 @@ def plot(found, path=None):
     ax.xaxis.set_major_formatter(utils.short_rate)
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=12, frameon=False)
     widest = {name: max(factor(tests, name) for tests in found.values()) for name, *_ in looks}
-    less = "less" if widest["lr_max"] < widest["lr_steepest"] else "more"
-    title = f"Between seeds, LRMAX differs {less} than the steepest descent"
+    title = f"Largest factor between seeds: LRMAX {widest['lr_max']:.1f}, "
+    title += f"steepest descent {widest['lr_steepest']:.1f}"
     words = "A line for each network, a mark for each seed"
     if any(old for _, old in found):
         words += "; hollow: the older rule, which counts the fall from the first loss"
-    note = "CIFAR-10, range tests of 100 steps; behind each name the number of training images"
+    note = "CIFAR-10, range tests of 100 steps; after each name the number of training images"
     return utils.finish(fig, f"{title}\n{words}", note, path)
 
 

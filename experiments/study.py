@@ -297,7 +297,7 @@ def options(description, *, limit=5000, seeds=1, precision="auto"):
 def start(parser, arguments, name, all_rows, *, recipe=RECIPE, batch_size=512, others=()):
     """Read the command line, load the data, and make the study.
 
-    Wrong values end the program with exit code 2, data that cannot be had with 1 and a sentence.
+    Wrong values end the program with exit code 2, data that cannot be loaded with 1 and a sentence.
 
     Args:
         name: of the results file.

@@ -1,1 +1,1 @@
-"""What the six files lean on: data, checkpoints, reports; nothing here imports them."""
+"""What the six helper files and main.py build on: download, checkpoints, reports."""

@@ -5,8 +5,8 @@
     history = fit(…, checkpoint=checkpoint)
 
 After an epoch the whole state is written beside the old file, flushed to the disk, and renamed
-over it. The file before that is kept as well. Quick epochs are written every ten seconds: a kill
-costs so much at most, and Ctrl-C nothing but its epoch.
+over it. The file before that is kept as well. Where epochs are quick, the state is written every
+ten seconds: a kill loses at most these and the current epoch, Ctrl-C only the current epoch.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from extras.hardware import choose_precision, device_name
 FORMAT = 3
 LOCK_SECONDS = 8  # the workers of a process that was killed hold its lock for up to 5 seconds more
 ADVICE = "Use the settings it was made with, another folder, or resume=False, which starts over."
-# Values too long for a message, and what is said instead of both of them
+# Values too long for a message, and what it says instead
 LONG = {
-    "fingerprint": "the images are others than before",
-    "layers": "the layers of the network are others than before",
-    "augmentation": "the augmentation (transform.py) is another than before",
+    "fingerprint": "the images have changed",
+    "layers": "the layers of the network have changed",
+    "augmentation": "the augmentation (transform.py) has changed",
 }
 
 
@@ -96,10 +96,10 @@ class Checkpoint:
     Other processes are kept out of the folder while a run trains, from `restore` to `release`.
 
     Args:
-        config: plain values that make the run what it is; a checkpoint with others is refused.
+        config: plain values that identify the run; a checkpoint with others is refused.
         resume: False starts over; the old checkpoint is kept as `checkpoint.replaced.pt`.
-        least_seconds: an epoch that ends sooner than this after the last writing is not written
-            yet, so this much may be lost when the process is killed. `release` writes it.
+        least_seconds: an epoch that ends sooner than this after the last write is not written yet,
+            so this much may be lost when the process is killed. `release` writes it.
 
     Raises CheckpointError where another process uses the folder, it cannot be written, or it holds
     another run.
@@ -133,7 +133,7 @@ class Checkpoint:
         return before
 
     def hold(self):
-        """Keep other processes out until `release`; what one of them has written is read first."""
+        """Keep other processes out until `release`, after reading what they have written."""
         if self.is_held:
             return
         try:
@@ -204,7 +204,7 @@ class Checkpoint:
         return {}
 
     def unpack(self, path, content):
-        """The state in an undamaged file. One that is not ours is refused, but never moved away."""
+        """The state in an undamaged file. A file that is not ours is refused, but never moved."""
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if state["format"] == FORMAT:
@@ -237,7 +237,7 @@ class Checkpoint:
             path.unlink()
 
     def save(self, **parts):
-        """Add `parts` to the state and write it. On a full disk that is said; the last file stays.
+        """Add `parts` to the state and write it; see `write` for a full disk.
 
         Raises CheckpointError where a part holds objects that could never be read again, and where
         another process has gone on with the run meanwhile, which must not be overwritten.
@@ -282,7 +282,7 @@ class Checkpoint:
         self.written_at = time.monotonic()
 
     def write(self, path, content, keep=None):
-        """Write a file of the run; where that fails, it is said, and the run goes on without it.
+        """Write a file of the run; where that fails, print why, and go on without it.
 
         `unwritten` is the set of those paths.
         """
@@ -300,8 +300,8 @@ class Checkpoint:
 
         Returns the history. The folder is held from here on, until `release`.
 
-        Raises CheckpointError where a hyperparameter of optimizer or scheduler (LRMAX, say) is
-        another than before.
+        Raises CheckpointError where a hyperparameter of optimizer or scheduler (LRMAX, say) has
+        changed.
         """
         self.hold()
         steppers = parts.get("optimizer"), parts.get("scheduler")

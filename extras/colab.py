@@ -14,7 +14,7 @@ ROOM = 270_000_000  # bytes of a run: three checkpoints of 79 MB at most, weight
 
 
 def install_absent():
-    """Install what is absent in Colab or Kaggle, but never PyTorch: another one would break.
+    """Install what is missing in Colab or Kaggle, but never PyTorch: they need their own version.
 
     Raises RuntimeError where pip cannot.
     """

@@ -1,4 +1,4 @@
-"""Several processes that train one network (torchrun), as far as PyTorch does not do it already.
+"""Several processes train one network: what PyTorch and torchrun do not do already.
 
     torchrun --standalone --nproc-per-node=2 main.py
 
@@ -36,7 +36,7 @@ def world_size():
 def process_group(device=None):
     """Join the processes that torchrun started (it sets RANK), and leave them at the end.
 
-    device: that they compute on; None: CUDA where there is one, else the CPU.
+    device: what they compute on; None: CUDA where there is a GPU, else the CPU.
 
     Raises ValueError where they cannot meet, or are more than the machine has GPUs.
     """

@@ -48,8 +48,8 @@ def lock(path, timeout=0):
     """Lock the file `path` against other processes, until `.release()` or the end of this process.
 
     Within one process it is one and the same lock, so that a notebook's cell can run again. Keep
-    what is returned: garbage collection releases it. It is None where the drive has no locks, as
-    many network drives. A process that is killed lets go of it.
+    what is returned: garbage collection releases it. It is None where the drive has no locks, like
+    many network drives. When a process is killed, its locks are released.
 
     Raises TimeoutError where another process still holds it after `timeout` seconds (negative: wait
     as long as it takes).
@@ -57,7 +57,7 @@ def lock(path, timeout=0):
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     if not has_locks(path.parent):
-        return None  # there, filelock would wait for ever, or leave a marker file after a kill
+        return None  # there filelock would wait for ever, or leave a marker file after a kill
     held = FileLock(path, is_singleton=True)
     held.acquire(timeout=timeout)
     return held

@@ -4,7 +4,7 @@
     images, targets = data.train      # (N, 32, 32, 3) uint8 and (N,) int64
     image = read_image("my-cat.jpg")  # a single file, treated alike: (32, 32, 3) uint8
 
-What is adapted or left out is said in `data.notes`; broken images and other classes are refused.
+`data.notes` says what was adapted or left out; broken images and differing classes are refused.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ if "avif" in features.modules and features.check("avif"):  # since Pillow 11.3
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 KEPT = 4  # cache files; one of CIFAR-10's size takes 184 MB
 NAMED = 5  # how many of the files in question a message names
-RULES = 4  # counts up when a file gives other pixels than before, so that no old cache is used
+RULES = 4  # increased whenever a file gives other pixels than before: old caches are not used then
 
 
 class FolderError(ValueError):
@@ -91,7 +91,7 @@ def read_folder(path, size=32, cache_dir=None):
 
 
 def visible(folder):
-    """What lies in a folder, by name, without what is hidden."""
+    """The entries of a folder that are not hidden, sorted by name."""
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -194,7 +194,7 @@ def cached_arrays(cache_dir, key, build):
         return build()
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     path = Path(cache_dir).expanduser() / f"arrays-{digest[:32]}.npz"
-    # damage raises anything, and the cure is always to build anew
+    # a damaged file can raise anything; then the arrays are made again
     with suppress(Exception), np.load(path, allow_pickle=False) as stored:
         return dict(stored)
     arrays = build()
@@ -241,7 +241,7 @@ def decode(path, size):
             another_size, not_rgb = image.size != (size, size), image.mode != "RGB"
             image.draft(None, (4 * size, 4 * size))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
             image.load()
-            with suppress(Exception):  # an image with broken EXIF data stays as it lies
+            with suppress(Exception):  # an image with broken EXIF data is not turned
                 image = ImageOps.exif_transpose(image)
             image, highest = to_rgb(image)
             method = Image.Resampling.BOX if min(image.size) > size else Image.Resampling.BICUBIC

@@ -41,7 +41,7 @@ def grad_cam(model, images, classes, layer):
 
     def record(module, inputs, output):
         if isinstance(output, torch.Tensor):
-            outputs.append(output.detach().requires_grad_())  # so frozen layers before it will do
+            outputs.append(output.detach().requires_grad_())  # works behind frozen layers too
             return outputs[-1].clone()  # the next layer may work in place
 
     with (
@@ -70,9 +70,7 @@ def grad_cam(model, images, classes, layer):
 
 @contextlib.contextmanager
 def evaluation_mode(model):
-    """Evaluation mode inside; afterwards each part has its own mode again, since some may have been
-    frozen.
-    """
+    """Evaluation mode; afterwards each module has its own mode again (some may be frozen)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -17,7 +17,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 def pick_device(device="auto"):
     """The torch.device to train on; "auto": CUDA if it can be used, else Apple's MPS, else the CPU.
 
-    Raises ValueError where the device that is asked for is not there, or cannot be used.
+    Raises ValueError where the requested device is missing or cannot be used.
     """
     import torch
 
@@ -78,7 +78,7 @@ def memory_format(device):
 
 
 def device_name(device, processes=1):
-    """For people: "NVIDIA H200", "2 × Tesla T4", "Apple MPS", "AMD EPYC, 2 threads"."""
+    """For display: "NVIDIA H200", "2 × Tesla T4", "Apple MPS", "AMD EPYC, 2 threads"."""
     import torch
 
     kind = torch.device(device).type

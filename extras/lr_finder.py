@@ -24,7 +24,7 @@ START_LR = 1e-6  # far below any rate that trains: where the test begins decides
 SMOOTHING = 0.12  # standard deviation of the Gaussian over the losses, in powers of ten of the rate
 FIFTH = 1 / 5  # of the fall of the loss: what counts as "has fallen" and as "rises again"
 LEAST_FALL = 0.03  # of the level: less is no learning (shuffled labels fall by up to 0.008)
-LEAST_STEPS = 20  # fewer draw no curve
+LEAST_STEPS = 20  # fewer make no readable curve
 
 
 @dataclass
@@ -63,8 +63,8 @@ def find_lr(
 
     Args:
         train_loader: yields (images, labels); begun again, with new draws, when it ends.
-        guess: what guessing costs, such as ln 10 for ten balanced classes (`dataset.Data.guess`).
-            A network that begins above it first forgets its initial weights: no learning yet.
+        guess: the loss of guessing, ln 10 for ten balanced classes (`dataset.Data.guess`). Where
+            the loss begins above it, the fall down to it is no learning, and does not count.
         iterations: steps of the test, 20 or more.
         checkpoint: an `extras.checkpoint.Checkpoint` that keeps the result, and gives it back.
 
@@ -124,7 +124,7 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, end_
     library = import_library()
     with keep_state(model, optimizer), keep_random_state(device):
         for group in optimizer.param_groups:
-            group.pop("initial_lr", None)  # a scheduler's mark, at which the library stops
+            group.pop("initial_lr", None)  # set by a scheduler; the library refuses it
         finder = library.LRFinder(
             model,
             optimizer,
@@ -146,7 +146,7 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, end_
                 end_lr=end_lr,
                 num_iter=iterations,
                 smooth_f=0,
-                diverge_th=float("inf"),  # it compares with the best single loss, which is noise
+                diverge_th=float("inf"),  # it looks at the best single loss, which is noise
                 non_blocking_transfer=device.type == "cuda",  # see train.to_device
             )
     losses = [float(loss) for loss in finder.history["loss"]]
@@ -154,11 +154,11 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, end_
 
 
 def import_library():
-    """torch_lr_finder, with a progress bar in plain text, for GitHub refuses its widget."""
+    """torch_lr_finder, with a progress bar in plain text, as in train.progress_bar."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch_lr_finder.lr_finder as library
-    watched = sys.stdout.isatty() or "ipykernel" in sys.modules  # as in train.progress_bar
+    watched = sys.stdout.isatty() or "ipykernel" in sys.modules
     library.tqdm = partial(
         tqdm, desc="LR range test", file=sys.stdout, leave=False, disable=not watched, ncols=80
     )

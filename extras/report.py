@@ -1,4 +1,4 @@
-"""The numbers of a run: results.json, where they come from in a line, and tables in Markdown.
+"""The numbers of a run: results.json, a line that says where they come from, Markdown tables.
 
 numbers = collect(checkpoint, data, found, history, confusion, mirrored_acc, parameters)
 print(result(numbers))
@@ -27,7 +27,7 @@ def collect(checkpoint, data, found, history, confusion, mirrored_acc, parameter
         history: from `train.fit`.
         confusion: (C, C) counts of the test images, rows are true classes.
         mirrored_acc: accuracy in per cent where each image and its mirror image are averaged.
-        parameters: the network's number of them.
+        parameters: the network's number of parameters.
 
     Raises ValueError where the network does not have the accuracy of its last epoch: its code was
     edited since.
@@ -88,7 +88,7 @@ def check_accuracy(confusion, last_epoch):
 def write_results(numbers, model, checkpoint, figures):
     """Write weights and results.json to the run's folder, and results.json beside the figures too.
 
-    A file that cannot be written is said (`Checkpoint.write`): the checkpoint has all of it.
+    `Checkpoint.write` names a file that cannot be written; the checkpoint holds all of it.
     """
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     for folder in {checkpoint.folder, Path(figures)}:

@@ -3,9 +3,9 @@
     from extras.sample import SAMPLE_CLASSES, draw_sample
     images, labels = draw_sample(train=True)    # (4096, 32, 32, 3) uint8, (4096,) int64
 
-The shape decides; the scene is a hint only, since two classes share each, and one image in five has
-any. Shapes are signed distances (https://iquilezles.org/articles/distfunctions2d): one formula
-draws many images at once.
+The shape is the class. The background is a hint only: two classes share each scene, and one image
+in five has a random one. Shapes are signed distances
+(https://iquilezles.org/articles/distfunctions2d): one formula draws many images at once.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 SIZE = 32  # pixels
 PIXELS = np.arange(SIZE) - (SIZE - 1) / 2  # their distances from the centre
 
-USUAL_SCENE = 0.8  # share of the images with their class's scene; the others have any
+USUAL_SCENE = 0.8  # share of the images with their class's scene; the others have a random one
 SCENES = (  # lightness and hue of the background, three hues of the object; 0, 1/3, 2/3: R, G, B
     (0.74, 0.10, 0.97, 0.60, 0.08),  # indoors: balloon, cup
     (0.28, 0.22, 0.36, 0.02, 0.10),  # forest: fir, mushroom
@@ -139,7 +139,7 @@ def star(x, y, v):
     return [(edge, 0), (edge + 0.24, 1)]
 
 
-def leaf(x, y, v):  # no class: it hides a part of the others
+def leaf(x, y, v):  # not a class: it hides a part of the object
     width = 0.25 + 0.08 * v
     # two discs with their centres at y = -offset and offset overlap in a leaf
     offset = (1 - width**2) / (2 * width)

@@ -1,4 +1,4 @@
-"""The settings of a run: how long it is, what makes it the run it is, and where its output goes.
+"""The settings of a run: how long it is, what identifies it, and where its output goes.
 
     settings = choose("auto", device, epochs=None)     # None: as the profile says
     figures, runs = output_folders(data, settings, drive=False)
@@ -86,7 +86,7 @@ def check_rates(lr_max=None, lr_min=None):
 
 
 def run_config(data, settings, seed, recipe, model, *, name=None, lr_max=None, lr_min=None):
-    """What makes a run the run it is: a checkpoint is resumed only where all of it is the same.
+    """What identifies a run: a checkpoint is resumed only where all of this is the same.
 
     Plain values: the network (its name, its layers' names and shapes), the data and a fingerprint
     of every pixel, the settings, the recipe, rates given by hand, and the augmentation.
@@ -116,11 +116,10 @@ def run_config(data, settings, seed, recipe, model, *, name=None, lr_max=None, l
 
 
 def augmentation_identity(transform):
-    """What tells one augmentation from another: a dict of plain values.
+    """What identifies the augmentation: a dict of plain values.
 
-    The constants of transform.py, and the code of the functions that draw. Their comments,
-    docstrings and layout are no part of it, nor is how a library describes its transforms, which
-    changes with its version.
+    The constants of transform.py, and the code of the functions that draw, without comments,
+    docstrings and layout. (A library's own description of its transforms changes with its version.)
     """
     tree = ast.parse(Path(transform.__file__).read_text(encoding="utf-8"))
     code = []
@@ -156,8 +155,8 @@ def output_folders(data, settings, out=None, drive=False):
 
     misc/ and runs/full for all of CIFAR-10; misc/NAME and runs/NAME for any lesser run, so that it
     never overwrites what is shown. With `out`, both are that folder. With `drive`, weights and
-    checkpoints go to Google Drive, where they outlive a Colab session; a Drive that cannot be used
-    is said, and the run goes on without.
+    checkpoints go to Google Drive, where they outlive a Colab session; where Drive cannot be used,
+    a line says why, and the run goes on without it.
     """
     from extras.colab import DRIVE, mount_drive
 
