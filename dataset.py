@@ -297,8 +297,11 @@ class SeededLoader(DataLoader):
             random.seed(start)
             np.random.seed(start % 2**32)
             torch.manual_seed(start)
-            if hasattr(self.dataset, "seed_transform"):
-                self.dataset.seed_transform(start)
+            dataset = self.dataset
+            while hasattr(dataset, "dataset"):  # of a Subset
+                dataset = dataset.dataset
+            if hasattr(dataset, "seed_transform"):
+                dataset.seed_transform(start)
         return explain_shared_memory(super().__iter__())
 
 
@@ -431,16 +434,13 @@ def loaders(
     if is_distributed():
         raise ValueError(f'loader is {loader!r}: several processes need loader="device"')
 
-    make = transform.albumentations_transforms
-    if loader == "torchvision":
-        make = transform.torchvision_transforms
+    make = getattr(transform, f"{loader}_transforms")
     for_train, for_test = make(data.mean, data.std, data.train.data.shape[1])
     train, test = data.train.with_transform(for_train), data.test.with_transform(for_test)
     pin = dict(pin_memory=torch.device(device).type == "cuda")
     options = dict(batch_size=batch_size, shuffle=True, num_workers=workers)
     train_loader = SeededLoader(train, seed=seed, **options, **pin)
-    # no workers: it only normalises, and on Windows and macOS workers take seconds to start;
-    # a generator of its own, so that it draws nothing from the global one
+    # no workers, since it only normalises; its own generator, or it would move the global one
     return train_loader, DataLoader(test, TEST_BATCH, generator=torch.Generator(), **pin)
 
 

@@ -126,7 +126,7 @@ def finish(checkpoint, data, model, test_loader, device, dtype, found, history):
     report.write_results(numbers, model, checkpoint, out)
     if checkpoint.unwritten:
         names = ", ".join(sorted(path.name for path in checkpoint.unwritten))
-        raise OSError(f"{names} could not be written: free some space, then run this again")
+        raise OSError(f"{names} could not be written: make room for them, then run this again")
     print(f"weights and results are in {out}")
     draw(out, data, found, numbers, probabilities, labels)
 
@@ -349,7 +349,7 @@ def sentence(error):
     """The sentence to print for an error, ours or a library's; None where it is a bug."""
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
-        return "out of memory: try a smaller --batch-size"
+        return "out of memory: try a smaller --batch-size, or --device cpu"
     if type(error).__name__.startswith("Dist"):  # of torch.distributed: NCCL writes a page
         return text.partition("\n")[0]
     if isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] != "extras":

@@ -93,10 +93,12 @@ def predict(model, device, loader, *, dtype=torch.float32, mirrored=False):
 
 def shuffles(loader):
     """Is this a DataLoader with shuffle=True, or a training loader of dataset.py?"""
-    sampler = getattr(loader, "sampler", None)
-    is_random = isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+    kinds = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
+    batches = getattr(loader, "batch_sampler", None)
+    samplers = [getattr(part, "sampler", None) for part in (loader, batches)]
     # DistributedSampler has an attribute `shuffle`
-    return is_random or getattr(sampler, "shuffle", False) or getattr(loader, "train", False)
+    is_random = any(isinstance(s, kinds) or getattr(s, "shuffle", False) for s in samplers)
+    return is_random or getattr(loader, "train", False)
 
 
 def check_classifier(output, labels):

@@ -61,8 +61,11 @@ def train(
 
     Raises:
         TrainingDiverged: the loss is NaN or infinite.
-        ValueError: the loader is empty, or the output is not that of a classifier.
+        ValueError: the loader is empty, the output is not that of a classifier, or float16 has no
+            scaler.
     """
+    if dtype == torch.float16 and scaler is None:
+        raise ValueError("float16 without a scaler loses gradients: give torch.amp.GradScaler()")
     model.train()
     device = torch.device(device)
     scaler = scaler or torch.amp.GradScaler(enabled=False)  # does nothing: only float16 needs one

@@ -254,10 +254,9 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     ax.plot(lrs, found.losses, color=GREY, alpha=0.6, lw=1.2, label="loss of each batch")
     ax.plot(lrs, smoothed, color=BLUE, lw=3, label="smoothed")
     ax.axhline(found.level, color=GREY, ls=":", lw=2, label=f"level {found.level:.2f}")
-    seen = smoothed[np.isfinite(smoothed)]
-    fall = max(seen[0] - seen.min(), 0.05 * abs(seen[0]))
+    fall = max(smoothed[0] - smoothed.min(), 0.05 * abs(smoothed[0]))
     ax.set(xlabel="learning rate (log scale)", xscale="log", xlim=(lrs[0], lrs[-1] * 1.001))
-    ax.set(ylabel="training loss", ylim=(seen.min() - 0.2 * fall, seen[0] + 0.5 * fall))
+    ax.set(ylabel="training loss", ylim=(smoothed.min() - 0.2 * fall, smoothed[0] + 0.5 * fall))
     ax.xaxis.set_major_formatter(short_rate)
     marks = [
         (found.lr_min, "LRMIN", ORANGE, "--"),
@@ -269,7 +268,8 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     mark_rates(ax, lrs, smoothed, [mark for mark in marks if mark[0] is not None])
     ax.legend(loc="lower left", fontsize=12, framealpha=1)
     rule = "half of the take-off" if found.take_off else "a tenth of the last rate: no take-off"
-    words = f"At LRMIN a fifth of the fall is over; LRMAX is {'given' if found.lr_given else rule}"
+    low = "At LRMIN a fifth of the fall is over" if found.lr_min in found.lrs else "LRMIN is given"
+    words = f"{low}; LRMAX is {'given' if found.lr_given else rule}"
     return finish(fig, f"{title}\n{words}", note, path)
 
 
@@ -396,7 +396,7 @@ def plot_confusion_matrix(confusion, classes, *, note="", path=None) -> Figure:
         slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         ax.set_xticks(range(n), names, size=min(13, 230 / n), **slanted)
         write_numbers(ax, strip, matrix, percent)
-    i, j = np.unravel_index(mistakes.argmax(), (n, n))
+    i, j = np.unravel_index(np.ma.masked_array(matrix, mistakes.mask).argmax(), (n, n))
     title = f"Most common mistake: {names[i]} taken for {names[j]}"
     words = "Test images; the bluer a cell, the larger its share of the true class"
     return finish(fig, f"{title if mistakes.max() else 'No mistakes'}\n{words}", note, path)

@@ -71,6 +71,7 @@ def learn(data, out, epochs, loader):
         "data": data.fingerprint,
         "epochs": epochs,
         "batch_size": BATCH_SIZE,
+        "loader": loader,
     }
     history = fit(
         model,

@@ -116,7 +116,6 @@ class Checkpoint:
         self.unwritten = set()  # paths that `write` has failed with
         self.is_held = False
         self.is_written = True
-        self.is_verified = False
         self.written_at = -float("inf")
         self.restored = None
         self.starts_over = not resume
@@ -268,15 +267,15 @@ class Checkpoint:
 
     def write_state(self):
         content = to_bytes(self.state)
-        if not self.is_verified:  # once: what cannot be read back is no checkpoint
-            try:
-                torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            except Exception:
-                raise CheckpointError(
-                    "the state holds objects that cannot be read back: give float(x) instead of a "
-                    "NumPy number, str(path) instead of a path"
-                ) from None
-            self.is_verified = bool(self.state["history"])
+        try:  # what cannot be read back is no checkpoint
+            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception:
+            self.state = self.load()  # the last good one
+            self.is_written = True
+            raise CheckpointError(
+                "the state holds objects that cannot be read back: give float(x) instead of a "
+                "NumPy number, str(path) instead of a path"
+            ) from None
         self.write(self.path, content, keep=self.previous)
         self.is_written = self.path not in self.unwritten
         self.written_at = time.monotonic()
@@ -293,7 +292,7 @@ class Checkpoint:
             self.unwritten.discard(path)
         except OSError as error:
             self.unwritten.add(path)
-            print(f"{path} could not be written ({error.strerror}): free some space")
+            print(f"{path} could not be written ({error.strerror}): check space and permissions")
 
     def restore(self, **parts):
         """Load the state into model, optimizer, scheduler and scaler, or store theirs at first.
@@ -331,7 +330,7 @@ class Checkpoint:
 
 
 def hyperparameters(optimizer, scheduler):
-    """The plain values of an optimizer's groups and of a scheduler, before the first step.
+    """The plain values of an optimizer's groups and of a scheduler, and its kind, at the start.
 
     Names that begin with "_" are PyTorch's own, and change with its version; but one of them holds
     the place of one_cycle's peak.
@@ -340,7 +339,7 @@ def hyperparameters(optimizer, scheduler):
     parts = {f"group {number}": group for number, group in enumerate(groups)}
     if scheduler is not None:
         parts["the scheduler"] = scheduler.state_dict()
-    found = {}
+    found = {"the scheduler": None if scheduler is None else type(scheduler).__name__}
     for part, state in parts.items():
         for name, value in state.items():
             is_plain = isinstance(value, int | float | bool | str | tuple | list)

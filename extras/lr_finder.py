@@ -73,6 +73,7 @@ def find_lr(
     Raises ValueError where nothing can be read off: the loss did not fall, or became NaN at once.
     """
     if checkpoint is not None and checkpoint.state.get("range_test"):
+        print(f"the range test is that of {checkpoint.path}")
         return RangeTest(**checkpoint.state["range_test"])
     start = time.perf_counter()
     lrs, losses = run_test(
@@ -109,8 +110,6 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, end_
         raise ValueError(f"iterations is {iterations}: the range test needs {LEAST_STEPS} or more")
     if end_lr <= START_LR:
         raise ValueError(f"end_lr is {end_lr}: the test begins at {START_LR}, give a larger rate")
-    if len(train_loader) == 0:
-        raise ValueError("the training loader is empty: there is nothing to learn from")
     if hasattr(train_loader, "set_epoch"):
         train_loader.set_epoch(0)  # training begins with epoch 1
     device = torch.device(device)
@@ -139,16 +138,21 @@ def run_test(model, device, train_loader, optimizer, criterion, iterations, end_
             },
             grad_scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         )
-        with contextlib.suppress(FloatingPointError), contextlib.redirect_stdout(None):
-            finder.range_test(
-                library.TrainDataLoaderIter(train_loader),
-                start_lr=START_LR,
-                end_lr=end_lr,
-                num_iter=iterations,
-                smooth_f=0,
-                diverge_th=float("inf"),  # it looks at the best single loss, which is noise
-                non_blocking_transfer=device.type == "cuda",  # see train.to_device
-            )
+        try:
+            with contextlib.suppress(FloatingPointError), contextlib.redirect_stdout(None):
+                finder.range_test(
+                    library.TrainDataLoaderIter(train_loader),
+                    start_lr=START_LR,
+                    end_lr=end_lr,
+                    num_iter=iterations,
+                    smooth_f=0,
+                    diverge_th=float("inf"),  # it looks at the best single loss, which is noise
+                    non_blocking_transfer=device.type == "cuda",  # see train.to_device
+                )
+        except StopIteration:
+            raise ValueError(
+                "the training loader is empty: there is nothing to learn from"
+            ) from None
     losses = [float(loss) for loss in finder.history["loss"]]
     return [float(lr) for lr in finder.history["lr"][: len(losses)]], losses
 

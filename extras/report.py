@@ -45,7 +45,7 @@ def collect(checkpoint, data, found, history, confusion, mirrored_acc, parameter
         "std": list(data.std),
         "network": config["network"],
         "parameters": parameters,
-        "epochs": config["epochs"],
+        "epochs": len(history),
         "batch_size": config["batch_size"],
         "seed": config["seed"],
         "recipe": config["recipe"],
@@ -86,14 +86,21 @@ def check_accuracy(confusion, last_epoch):
 
 
 def write_results(numbers, model, checkpoint, figures):
-    """Write weights and results.json to the run's folder, and results.json beside the figures too.
+    """Write weights and results.json to the run's folder, and to that of the figures too.
 
-    `Checkpoint.write` names a file that cannot be written; the checkpoint holds all of it.
+    There the weights are rounded to bfloat16, half the size: they are what misc/ has of the run
+    that is shown. `Checkpoint.write` names a file that cannot be written; the checkpoint holds all
+    of it.
     """
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    for folder in {checkpoint.folder, Path(figures)}:
-        checkpoint.write(folder / "results.json", to_json(numbers))
+    checkpoint.write(checkpoint.folder / "results.json", to_json(numbers))
     checkpoint.write(checkpoint.folder / "s10_model.pt", to_bytes(weights))
+    figures = Path(figures)
+    if figures != checkpoint.folder:
+        for name, tensor in weights.items():
+            weights[name] = tensor.bfloat16() if tensor.is_floating_point() else tensor
+        checkpoint.write(figures / "results.json", to_json(numbers))
+        checkpoint.write(figures / "s10_model.pt", to_bytes(weights))
 
 
 def versions():

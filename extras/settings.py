@@ -8,6 +8,7 @@ Nothing here imports PyTorch before it is needed, so that a wrong argument is re
 
 import ast
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def run_config(data, settings, seed, recipe, model, *, name=None, lr_max=None, l
     }
 
 
+@functools.cache  # of the code that was imported: the file may be edited later
 def augmentation_identity(transform):
     """What identifies the augmentation: a dict of plain values.
 
@@ -151,7 +153,7 @@ def run_name(data, settings):
 
 
 def output_folders(data, settings, out=None, drive=False):
-    """Where a notebook's run writes: (figures and results.json, weights and checkpoints).
+    """Where a notebook's run writes: (figures and results.json, with rounded weights; the rest).
 
     misc/ and runs/full for all of CIFAR-10; misc/NAME and runs/NAME for any lesser run, so that it
     never overwrites what is shown. With `out`, both are that folder. With `drive`, weights and

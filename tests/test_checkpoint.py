@@ -134,6 +134,18 @@ def test_a_numpy_number_or_a_path_is_refused_at_the_first_save(tmp_path, value):
     assert "model" not in opened(tmp_path).state
 
 
+def test_what_cannot_be_read_back_late_in_a_run_costs_its_epoch_alone(tmp_path):
+    """A schedule or a metric may give its first NumPy number in any epoch."""
+    checkpoint = epochs_saved(tmp_path, 2)
+    good = files(tmp_path)
+    with pytest.raises(CheckpointError, match="NumPy"):
+        checkpoint.save(history=[*rows(2), dict(rows(1)[0], f1=np.float64(0.5))])
+    assert files(tmp_path) == good
+    assert checkpoint.state["history"] == rows(2)  # the cell, run again, goes on from there
+    checkpoint.save(history=rows(3))
+    assert opened(tmp_path).state["history"] == rows(3)
+
+
 def test_where_the_disk_was_full_the_state_in_memory_is_not_forgotten(
     tmp_path, monkeypatch, capsys
 ):
@@ -323,8 +335,9 @@ def restored(folder, lr_max=0.01, optimizer=adam, **options):
         ({}, {"peak": 0.5}, "_schedule_phases of the scheduler"),
         ({}, {"optimizer": heavier}, "weight_decay of group 0 is 0 there and 0.5"),
         ({"lr_max": 0}, {"optimizer": faster}, "lr of group 0 is 0.001 there and 0.02"),
+        ({"lr_max": 0}, {"lr_max": 0.01}, "the scheduler is None there and 'OneCycleLR' here"),
     ],
-    ids=["LRMAX", "LRMIN", "peak", "weight decay", "learning rate without a scheduler"],
+    ids=["LRMAX", "LRMIN", "peak", "weight decay", "learning rate without a scheduler", "kind"],
 )
 def test_other_hyperparameters_are_refused_by_name(tmp_path, there, here, named):
     restored(tmp_path, **there)
@@ -344,6 +357,7 @@ def test_a_scheduler_of_an_older_pytorch_is_no_other_run(tmp_path):
             return {"gamma": 0.1, "_is_initial": False, "_step_count": 1, "_schedule_phases": [5]}
 
     assert hyperparameters(None, Newer()) == {
+        "the scheduler": "Newer",
         "gamma of the scheduler": 0.1,
         "_schedule_phases of the scheduler": [5],
     }

@@ -367,6 +367,13 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(data, kind, workers):
     assert [len(labels) for _, labels in straight] == [16, 16, 16, 2]  # no image is dropped
 
 
+def test_albumentations_behind_a_subset_is_seeded_too(data):
+    augmented = data.train.with_transform(transform.albumentations_transforms()[0])
+    subset = torch.utils.data.Subset(augmented, range(N))
+    first, again = (epoch_of(SeededLoader(subset, batch_size=N), 1)[0] for _ in range(2))
+    assert torch.equal(first, again)
+
+
 @pytest.mark.parametrize("kind", ["albumentations", "device"])
 def test_large_seeds_are_seeds_too(data, kind):
     orders = [

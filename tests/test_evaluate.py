@@ -11,8 +11,10 @@ import torch
 from small_run import TinyNet
 from torch import nn
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     DistributedSampler,
+    RandomSampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -184,6 +186,9 @@ def shuffled_loaders():
     return {
         "DataLoader": DataLoader(tensors, 8, shuffle=True),
         "SubsetRandomSampler": DataLoader(tensors, 8, sampler=SubsetRandomSampler(range(20))),
+        "BatchSampler": DataLoader(
+            tensors, batch_sampler=BatchSampler(RandomSampler(tensors), 8, drop_last=False)
+        ),
         "DistributedSampler": DataLoader(tensors, 8, sampler=DistributedSampler(tensors, 2, 0)),
         "SeededLoader": SeededLoader(tensors, batch_size=8, shuffle=True),
         "DeviceLoader": DeviceLoader(array_dataset(), 10, train=True),

@@ -41,8 +41,8 @@ EXERCISES = {
     "steepest": (
         "found.lr_steepest",
         NOTEBOOK,
-        "one_cycle(optimizer, found.lr_max",
-        "one_cycle(optimizer, found.lr_steepest",
+        "scheduler = train.one_cycle(",
+        "found.lr_max = found.lr_steepest\nscheduler = train.one_cycle(",
     ),
     "no_cutout": ("`p=0`", "transform.py", "            p=1,\n", "            p=0,\n"),
     "batches": ("batch_size = 64", NOTEBOOK, "\nbatch_size = 8 ", "\nbatch_size = 64 "),
@@ -151,6 +151,7 @@ def test_each_exercise_ends_without_error_and_shows_in_the_results(results):
     assert rates["annihilation"][-1] == pytest.approx(usual["lr_min"] / 1e4)
     assert max(rates["unchanged"]) == pytest.approx(usual["lr_max"])
     assert max(rates["steepest"]) == pytest.approx(usual["lr_steepest"])
+    assert found["steepest"]["lr_max"] == usual["lr_steepest"]
     assert found["batches"]["batch_size"] == 64
     unchanged = {file.name for file in (folder / "unchanged/made").glob("*.png")}
     assert len(unchanged) == 12

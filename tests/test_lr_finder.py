@@ -259,6 +259,14 @@ def test_what_gives_no_curve_is_one_sentence(options, value):
         run(**options)
 
 
+def test_a_loader_without_a_length_will_do():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from image_loader().dataset
+
+    assert len(run(loader=DataLoader(Stream(), 16), iterations=40).lrs) > 20
+
+
 def test_an_index_error_of_the_loader_keeps_its_name():
     class Broken(TensorDataset):
         def __getitem__(self, index):

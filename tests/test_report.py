@@ -107,6 +107,10 @@ def test_results_are_plain_values_and_those_of_the_run(run):
     assert {"python", "albumentations", "numpy"} <= set(versions)
 
 
+def test_a_run_that_was_ended_early_has_the_epochs_that_it_trained(run):
+    assert numbers_of(run, 50.0, 60.0)["epochs"] == 2
+
+
 def test_epoch_90_counts_exactly_90_and_is_null_where_it_was_not_reached(run):
     assert numbers_of(run, 50.0, 90.0)["epoch_90"] == 2
     assert json.loads(to_json(numbers_of(run, 50.0, 89.99)))["epoch_90"] is None
@@ -144,7 +148,7 @@ def test_a_network_that_was_edited_since_its_last_epoch_is_refused(correct):
             check_accuracy(confusion, 50.0)
 
 
-def test_weights_and_results_are_written_and_results_beside_the_figures_too(run, tmp_path):
+def test_weights_and_results_are_written_and_beside_the_figures_too(run, tmp_path):
     numbers = numbers_of(run, 50.0)
     model = nn.Linear(3, 2)
     write_results(numbers, model, run, tmp_path / "figures")
@@ -153,7 +157,8 @@ def test_weights_and_results_are_written_and_results_beside_the_figures_too(run,
     state = torch.load(run.folder / "s10_model.pt", weights_only=True)
     assert list(state) == ["weight", "bias"]
     assert torch.equal(state["weight"], model.weight)
-    assert not (tmp_path / "figures" / "s10_model.pt").exists()
+    rounded = torch.load(tmp_path / "figures" / "s10_model.pt", weights_only=True)
+    assert torch.equal(rounded["weight"], model.weight.bfloat16())
 
 
 def cells(table):

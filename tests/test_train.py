@@ -593,6 +593,12 @@ def test_weights_ruined_by_the_last_step_of_an_epoch_are_not_kept(tmp_path):
 # --- float16, as far as a CPU can show it
 
 
+def test_float16_without_a_scaler_is_refused():
+    run = Run(model=linear)
+    with pytest.raises(ValueError, match="GradScaler"):
+        train(run.model, "cpu", run.loader, run.optimizer, run.criterion, dtype=torch.float16)
+
+
 def test_float16_scales_the_loss_and_the_step_is_that_of_float32(tmp_path):
     """Else a gradient below 6e-8 is 0. The scale is part of the checkpoint."""
     weights, largest = {}, {}

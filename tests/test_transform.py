@@ -256,3 +256,5 @@ def test_an_edit_of_the_augmentation_shows_in_its_identity_and_an_edit_of_words_
     identity = augmentation_identity(edited)
     assert json.loads(json.dumps(identity)) == identity
     assert (identity == augmentation_identity(transform)) is (edit is None)
+    copy.write_text("", encoding="utf-8")  # edited after the import, which stays what it was
+    assert augmentation_identity(edited) == identity

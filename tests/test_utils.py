@@ -186,7 +186,8 @@ def test_range_test_names_never_collide_and_a_loss_that_explodes_leaves_the_fram
     names = ("lr_min", "lr_minimum", "lr_steepest", "lr_max", "take_off")
     near, far = (1e-4, 1.01e-4, 1.02e-4, 1.03e-4, 1.04e-4), (1e-6, 0.01, 0.012, 0.1, 0.9)
     for rates in (near, far):
-        found = range_test(losses=losses, smoothed=losses, **dict(zip(names, rates, strict=True)))
+        smoothed = np.fmin(losses, 4)
+        found = range_test(losses=losses, smoothed=smoothed, **dict(zip(names, rates, strict=True)))
         fig = utils.plot_lr_finder(found)
         assert vertical_lines(fig) == {*rates} and not collisions(fig)
         low, high = fig.axes[0].get_ylim()
@@ -198,6 +199,8 @@ def test_a_range_test_without_take_off_and_given_rates_are_said():
     fig = utils.plot_lr_finder(range_test(take_off=None, lr_max=0.1))
     assert vertical_lines(fig) == {4.3e-5, 0.1, 1.7e-4, 1.4e-4}
     assert any("no take-off" in text for text in words(fig))
+    for rate, said in ((LRS[10], "At LRMIN a fifth"), (1.5e-5, "LRMIN is given")):
+        assert any(said in text for text in words(utils.plot_lr_finder(range_test(lr_min=rate))))
     assert "given LRMAX 1e-2" in words(utils.plot_lr_finder(range_test(lr_max=0.01, lr_given=True)))
     names = ("level", "take_off", "lr_steepest", "lr_minimum")
     nothing = {"lrs": [], "losses": [], "smoothed": []} | dict.fromkeys(names)
@@ -253,6 +256,8 @@ def test_confusion_colours_mistakes_only_and_says_where_a_class_has_no_images():
     assert [bar.get_width() for bar in strip.patches] == pytest.approx([80, 70, 90])
     assert matrix.get_ylim() == strip.get_ylim()  # the bars stand beside their rows
     assert "cat taken for airplane" in title(fig)
+    uneven = utils.plot_confusion_matrix([[2, 2, 0], [0, 700, 300], [0, 0, 9]], CLASSES[:3])
+    assert title(uneven).endswith(f"{CLASSES[1]} taken for {CLASSES[2]}")  # 300, and not 2 of 4
     empty = words(utils.plot_confusion_matrix([[8, 2], [0, 0]], ["cat", "dog"]))
     assert "no images" in empty and "0.0 %" not in empty
 
