@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 import utils  # noqa: E402
 
 PHOTO = Path(__file__).with_name("cat.jpg")
-MOST = 50  # photos in a figure
+MAX_PHOTOS = 50  # photos in a figure
 
 
 def read_photos(paths):
@@ -87,7 +87,7 @@ def plot_predictions(
     if len(images) == 0:
         raise ValueError("images is empty, so there is nothing to draw: give at least one")
     probabilities = utils.check_probabilities(probabilities, len(images), len(classes))
-    shown = min(MOST, len(images))
+    shown = min(MAX_PHOTOS, len(images))
     columns = {"the network sees": images}
     if originals is not None:
         columns = {"the photo": originals, **columns}

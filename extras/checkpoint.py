@@ -25,7 +25,7 @@ FORMAT = 3
 LOCK_SECONDS = 8  # the workers of a process that was killed hold its lock for up to 5 seconds more
 ADVICE = "Use the settings it was made with, another folder, or resume=False, which starts over."
 # Values too long for a message, and what it says instead
-LONG = {
+MESSAGES = {
     "fingerprint": "the images have changed",
     "layers": "the layers of the network have changed",
     "augmentation": "the augmentation (transform.py) has changed",
@@ -356,7 +356,7 @@ def refuse_differences(path, there, here):
         if plain(there.get(name)) == plain(here.get(name)):
             continue
         values = f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
-        said.append(LONG.get(name, values))
+        said.append(MESSAGES.get(name, values))
     if said:
         raise CheckpointError(f"{path} belongs to another run: {'; '.join(said[:4])}. {ADVICE}")
 

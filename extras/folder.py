@@ -31,9 +31,9 @@ if "avif" in features.modules and features.check("avif"):  # since Pillow 11.3
     EXTENSIONS += (".avif",)
     FORMATS += ("AVIF",)
 TEST_FOLDERS = ("test", "val", "valid", "validation")
-KEPT = 4  # cache files; one of CIFAR-10's size takes 184 MB
-NAMED = 5  # how many of the files in question a message names
-RULES = 4  # increased whenever a file gives other pixels than before: old caches are not used then
+CACHE_FILES = 4  # that are kept; one of CIFAR-10's size takes 184 MB
+SHOWN_NAMES = 5  # how many of the files in question a message names
+CACHE_VERSION = 4  # increased whenever a file gives other pixels than before
 
 
 class FolderError(ValueError):
@@ -81,7 +81,8 @@ def read_folder(path, size=32, cache_dir=None):
 
     # another key as soon as a file differs
     stamps = [f"{file}\t{file.stat().st_size}\t{file.stat().st_mtime_ns}" for file in files]
-    key = "\n".join([f"{root}, {size} pixels, rules {RULES}, Pillow {PIL.__version__}", *stamps])
+    about = f"{root}, {size} pixels, rules {CACHE_VERSION}, Pillow {PIL.__version__}"
+    key = "\n".join([about, *stamps])
     arrays = cached_arrays(cache_dir, key, lambda: decode_all(files, size))
 
     notes = [] if for_test == "test" else [f"the test images are those of {for_test}/."]
@@ -203,7 +204,7 @@ def cached_arrays(cache_dir, key, build):
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_atomically(path, buffer.getbuffer())
-        for old in sorted(path.parent.glob("arrays-*"), key=os.path.getmtime)[:-KEPT]:
+        for old in sorted(path.parent.glob("arrays-*"), key=os.path.getmtime)[:-CACHE_FILES]:
             old.unlink()
     return arrays
 
@@ -211,8 +212,8 @@ def cached_arrays(cache_dir, key, build):
 def shortlist(names, separator=", "):
     """The first few of many names, and how many more there are."""
     names = [nfc(name) for name in names]
-    more = [f"and {len(names) - NAMED:,} more"] if len(names) > NAMED else []
-    return separator.join(names[:NAMED] + more)
+    more = [f"and {len(names) - SHOWN_NAMES:,} more"] if len(names) > SHOWN_NAMES else []
+    return separator.join(names[:SHOWN_NAMES] + more)
 
 
 def nfc(name):

@@ -13,7 +13,7 @@ from PIL import Image
 
 import utils
 
-MOST = 20  # images in a figure
+MAX_IMAGES = 20  # images in a figure
 HALO = [patheffects.withStroke(linewidth=5, foreground="white")]  # readable on any image
 
 
@@ -94,7 +94,7 @@ def plot_gradcam(
     together = {"images": images, "labels": labels, "predictions": predictions}
     utils.check_lengths(**together, maps_predicted=maps_predicted, maps_true=maps_true)
     utils.check_classes(classes, labels=labels, predictions=predictions)
-    shown = range(min(MOST, len(images)))
+    shown = range(min(MAX_IMAGES, len(images)))
     side = utils.sharp_side(images[0], 128)
     width, height = 408, side + 32  # of an image with its two maps; two of them stand in a row
     fig = utils.new_figure(utils.WIDTH, 18 + -(-len(shown) // 2) * height, None)
@@ -116,8 +116,8 @@ def plot_gradcam(
             if maps is not None:
                 draw_contours(ax, maps[i], max(np.shape(images[i])[:2]), colour)
     title = "Evidence for the predicted and for the true class"
-    if len(images) > MOST:
-        title = f"{title}: {MOST} of {len(images):,}"
+    if len(images) > MAX_IMAGES:
+        title = f"{title}: {MAX_IMAGES} of {len(images):,}"
     words = "Grad-CAM: contours at 50 % (thin) and 80 % (thick) of the largest value of each map"
     return utils.finish(fig, f"{title}\n{words}", note, path)
 

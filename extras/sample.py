@@ -34,8 +34,8 @@ OBJECT = {
     "blur": (1, 2),  # width of an edge, pixels
 }
 AWAY = dict(scale=(3.5, 6.5), dx=(-14, 14), dy=(-14, 14), contrast=(0.3, 0.6), blur=(1.5, 3))
-BEFORE = dict(scale=(4, 9), dx=(-11, 11), dy=(-11, 11), tilt=(0, np.pi), contrast=(0.8, 1))
-FAR, LEAF = OBJECT | AWAY, OBJECT | BEFORE
+IN_FRONT = dict(scale=(4, 9), dx=(-11, 11), dy=(-11, 11), tilt=(0, np.pi), contrast=(0.8, 1))
+FAR, LEAF = OBJECT | AWAY, OBJECT | IN_FRONT
 
 
 def disc(x, y, cx, cy, radius):
