@@ -9,8 +9,8 @@ from PIL import Image, features
 from rights import public_folder, rights
 
 from extras.folder import (
+    CACHE_FILES,
     EXTENSIONS,
-    KEPT,
     FolderError,
     cached_arrays,
     read_folder,
@@ -285,9 +285,9 @@ def count(tmp_path):
 def test_cached_arrays_are_built_once_for_each_key_and_a_few_are_kept(count, tmp_path):
     assert [count(key) for key in (1, 2, 1, 2)] == [1, 1, 1, 1]
     assert [count(1, folder=None) for _ in range(2)] == [2, 3]
-    for key in range(KEPT + 3):
+    for key in range(CACHE_FILES + 3):
         count(key)
-    assert len(list((tmp_path / "cache").iterdir())) == KEPT
+    assert len(list((tmp_path / "cache").iterdir())) == CACHE_FILES
 
 
 def test_a_damaged_cache_is_built_anew(tmp_path, count):
