@@ -107,8 +107,7 @@ def put_image(fig: Figure, image, x: float, y: float, side: float):
     """Draw an image, its longer side `side` pixels, with its corner at (x, y); returns its axes."""
     image = np.atleast_3d(image)
     if image.ndim != 3 or image.shape[2] not in (1, 3):
-        said = f"An image has shape {image.shape}"
-        raise ValueError(f"{said}: give height x width x 3 (or x 1, or no third).")
+        raise ValueError(f"An image has shape {image.shape}: give (H, W), (H, W, 1) or (H, W, 3).")
     if image.dtype != np.uint8:
         low, high, image = image.min(), image.max(), image.clip(0, 1)
         if not -0.01 < low <= high < 1.01:
@@ -254,9 +253,10 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     ax.plot(lrs, found.losses, color=GREY, alpha=0.6, lw=1.2, label="loss of each batch")
     ax.plot(lrs, smoothed, color=BLUE, lw=3, label="smoothed")
     ax.axhline(found.level, color=GREY, ls=":", lw=2, label=f"level {found.level:.2f}")
-    fall = max(smoothed[0] - smoothed.min(), 0.05 * abs(smoothed[0]))
+    seen = smoothed[np.isfinite(smoothed)]
+    fall = max(seen[0] - seen.min(), 0.05 * abs(seen[0]))
     ax.set(xlabel="learning rate (log scale)", xscale="log", xlim=(lrs[0], lrs[-1] * 1.001))
-    ax.set(ylabel="training loss", ylim=(smoothed.min() - 0.2 * fall, smoothed[0] + 0.5 * fall))
+    ax.set(ylabel="training loss", ylim=(seen.min() - 0.2 * fall, seen[0] + 0.5 * fall))
     ax.xaxis.set_major_formatter(short_rate)
     marks = [
         (found.lr_min, "LRMIN", ORANGE, "--"),

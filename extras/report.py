@@ -93,14 +93,11 @@ def write_results(numbers, model, checkpoint, figures):
     of it.
     """
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    checkpoint.write(checkpoint.folder / "results.json", to_json(numbers))
-    checkpoint.write(checkpoint.folder / "s10_model.pt", to_bytes(weights))
-    figures = Path(figures)
-    if figures != checkpoint.folder:
-        for name, tensor in weights.items():
-            weights[name] = tensor.bfloat16() if tensor.is_floating_point() else tensor
-        checkpoint.write(figures / "results.json", to_json(numbers))
-        checkpoint.write(figures / "s10_model.pt", to_bytes(weights))
+    rounded = {name: w.bfloat16() if w.is_floating_point() else w for name, w in weights.items()}
+    # where both are one folder, the exact weights
+    for folder, state in {Path(figures): rounded, checkpoint.folder: weights}.items():
+        checkpoint.write(folder / "results.json", to_json(numbers))
+        checkpoint.write(folder / "s10_model.pt", to_bytes(state))
 
 
 def versions():

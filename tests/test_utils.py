@@ -186,8 +186,7 @@ def test_range_test_names_never_collide_and_a_loss_that_explodes_leaves_the_fram
     names = ("lr_min", "lr_minimum", "lr_steepest", "lr_max", "take_off")
     near, far = (1e-4, 1.01e-4, 1.02e-4, 1.03e-4, 1.04e-4), (1e-6, 0.01, 0.012, 0.1, 0.9)
     for rates in (near, far):
-        smoothed = np.fmin(losses, 4)
-        found = range_test(losses=losses, smoothed=smoothed, **dict(zip(names, rates, strict=True)))
+        found = range_test(losses=losses, smoothed=losses, **dict(zip(names, rates, strict=True)))
         fig = utils.plot_lr_finder(found)
         assert vertical_lines(fig) == {*rates} and not collisions(fig)
         low, high = fig.axes[0].get_ylim()
