@@ -11,7 +11,6 @@ beside the committed ones.
 
 import utils
 from experiments import paired, study
-from experiments.networks import depth_of
 from experiments.results import mean, note, spread
 from experiments.study import Row
 from extras.report import markdown_table
@@ -102,9 +101,7 @@ def plot(rows, path=None):
                     label=name,
                 )
         ax.set(xlabel="layers", ylabel=label)
-        ax.set_xticks(
-            sorted({depth_of(runs[0]["changes"]["network"])[0] for runs in rows.values()})
-        )
+        ax.set_xticks(DEPTHS)
     axes[0].set_ylim(bottom=0)
     axes[0].legend(loc="best", fontsize=12)
     numbers = sorted({len(runs) for runs in rows.values()})

@@ -97,8 +97,8 @@ def make_model(name, num_classes=10):
     depths of He et al.'s.
     """
     if name.startswith("resnet"):
-        depth, residual = depth_of(name)
-        return ResNet(depth, num_classes, residual)
+        depth = int(name.removeprefix("resnet").removesuffix("_plain"))
+        return ResNet(depth, num_classes, residual=not name.endswith("_plain"))
     if name not in OURS:
         raise ValueError(f"network is {name!r}: choose one of {', '.join(OURS)}, or resnetN")
     model = models.CustomResNet(num_classes, residual=name != "s10_plain")
@@ -108,9 +108,3 @@ def make_model(name, num_classes=10):
     if name == "s10_logits_8":
         model.softmax = SmallLogits()
     return model
-
-
-def depth_of(name):
-    """(layers, whether it has skip connections) of "resnet44", "resnet44_plain"."""
-    depth = name.removeprefix("resnet").removesuffix("_plain")
-    return int(depth), not name.endswith("_plain")

@@ -131,9 +131,9 @@ def comparison(rows, better, worse):
     )
 
 
-def table(rows, reference=None):
+def table(rows):
     """The rows in Markdown: the reference first, the others by their difference to it."""
-    reference = reference or unchanged(rows)
+    reference = unchanged(rows)
     found = differences(rows, reference)
     by_key = {one["key"]: one for one in found}
     order = [key for key in (reference, *by_key) if key in rows]
@@ -183,12 +183,12 @@ def finding(rows, found):
 
 
 @utils.styled
-def plot(rows, reference=None, title=None, path=None):
+def plot(rows, path=None):
     """The differences with their intervals, sorted; grey where the interval includes zero.
 
     Returns the figure, or None where there is nothing to compare.
     """
-    reference = reference or unchanged(rows)
+    reference = unchanged(rows)
     found = differences(rows, reference)
     if not found:
         return None
@@ -216,8 +216,7 @@ def plot(rows, reference=None, title=None, path=None):
     ax.grid(axis="y", visible=False)
     noise = sum(one["low"] <= 0 <= one["high"] for one in found)
     words = f"{reach_of(found)} Grey, hollow: within noise ({noise} of {len(found)})"
-    title = title or finding(rows, found)
-    return utils.finish(fig, f"{title}\n{words}", note(rows[reference][0]), path)
+    return utils.finish(fig, f"{finding(rows, found)}\n{words}", note(rows[reference][0]), path)
 
 
 def look(one):

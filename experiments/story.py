@@ -6,7 +6,6 @@ The network and its 24 epochs are the same in all three. What differs most is th
 """
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import train
 import utils
 
 MISC = Path(utils.__file__).parent / "misc"
-PERIODS = re.compile(r"final_div_factor=(\d+)")
 
 
 @dataclass
@@ -35,17 +33,6 @@ def read(name, folder=MISC):
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
-def strict_run(results):
-    """The run *strict* of 1cd1259 with all 50,000 images.
-
-    Raises ValueError where there is none.
-    """
-    for run in results:
-        if run["key"] == "strict_1cd1259" and run["images"] == 50_000:
-            return run
-    raise ValueError("ablation.json has no run strict_1cd1259 of 50,000 images: restore its line")
-
-
 def cycle(lr_min, lr_max, epochs):
     """One cycle as the notebook has it: (epochs done, learning rates)."""
     done = np.linspace(0, epochs, 50 * epochs + 1)
@@ -55,7 +42,7 @@ def cycle(lr_min, lr_max, epochs):
 def original(about):
     """The run of 2023: its rates at the first step of each epoch, and where it ended."""
     rates = [row["lr_first_step"] for row in about["history"]]
-    rates.append(rates[0] / int(PERIODS.search(about["recipe"]["schedule"])[1]))
+    rates.append(rates[0] / 100)  # its final_div_factor
     done = np.linspace(0, len(rates) - 1, 1201)
     accuracies = [row["test_acc"] for row in about["history"]]
     return Run(
@@ -65,7 +52,11 @@ def original(about):
 
 def runs(folder=MISC):
     """The three runs, and the rate at which the loss took off in strict's range test."""
-    strict = strict_run(read("ablation.json", folder))
+    strict = next(
+        run
+        for run in read("ablation.json", folder)
+        if run["key"] == "strict_1cd1259" and run["images"] == 50_000
+    )
     shown = read("results.json", folder)
     accuracies = [row["test_acc"] for row in shown["history"]]
     shown_cycle = cycle(shown["lr_min"], shown["lr_max"], shown["epochs"])

@@ -23,7 +23,7 @@ import main
 import models
 import test
 import train
-from extras import distributed, hardware
+from extras import hardware
 from extras.checkpoint import Checkpoint
 from extras.gradcam import grad_cam
 from extras.lr_finder import find_lr
@@ -214,24 +214,6 @@ def test_a_gpu_is_used_where_pytorch_has_kernels_for_it_and_in_its_best_precisio
         if precision == "float16":  # emulated, and a hundred times slower
             with pytest.raises(ValueError, match="bfloat16"):
                 hardware.choose_precision("bfloat16", device)
-
-
-@pytest.mark.parametrize(("device", "backend"), [("cuda", "nccl"), ("cpu", "gloo")])
-def test_processes_talk_as_suits_the_device_that_they_compute_on(gpu, monkeypatch, device, backend):
-    """Two on a CPU are allowed where there is one GPU; on that GPU they are refused."""
-    backends, number = [], "1" if device == "cuda" else "2"
-    monkeypatch.setattr(distributed.dist, "init_process_group", lambda b, **_: backends.append(b))
-    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for name, value in dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE=number).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", number)
-    with distributed.process_group(torch.device(device)):
-        assert backends == [backend]
-    if device == "cuda":
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-        with pytest.raises(ValueError, match="2"), distributed.process_group(torch.device(device)):
-            pass
 
 
 # The run
