@@ -83,8 +83,8 @@ class ArrayDataset(Dataset):
         Otherwise all workers draw the same random numbers, and the same ones again in every epoch.
         """
         self.seeded_with = seed
-        if hasattr(self.transform, "set_random_state"):
-            self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        for each in transform.seedable(self.transform):
+            each.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
     def with_transform(self, transform):
         """The same images with another transform; the pixels are shared, not copied."""
@@ -141,7 +141,7 @@ class UnNormalize:
 
 def normalise_images(images, mean=MEAN, std=STD):
     """(N, H, W, 3) uint8 array -> (N, 3, H, W) float32 tensor; `UnNormalize` undoes it."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+    mean, std = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
     return (torch.tensor(np.asarray(images)).permute(0, 3, 1, 2) / 255 - mean) / std
 
 

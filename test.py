@@ -103,6 +103,8 @@ def shuffles(loader):
 
 def check_classifier(output, labels):
     """Refuse shapes and labels for which the accuracy would be a number without a meaning."""
+    if not torch.is_tensor(output):  # several outputs, as of GoogLeNet in training mode
+        raise ValueError(f"the model returns a {type(output).__name__}: give one tensor of logits")
     if output.ndim != 2 or output.shape[1] < 2 or labels.shape != output.shape[:1]:
         shapes = f"{tuple(output.shape)} and {tuple(labels.shape)}"
         raise ValueError(

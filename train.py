@@ -6,15 +6,15 @@
     history = fit(model, device, train_loader, optimizer, criterion, scheduler, epochs=24,
                   evaluate=lambda: test(model, device, test_loader, criterion))
 
-`train` is one epoch, `fit` all of them, with an evaluation after each and checkpoints.
-
-Any classifier, loader, optimizer, criterion and scheduler will do. The file can be copied alone.
+`train` is one epoch, `fit` all of them, with an evaluation after each and checkpoints. Any
+classifier, loader, optimizer, criterion and scheduler will do. The file can be copied alone.
 """
 
 import math
 import os
 import sys
 import time
+from operator import length_hint
 
 import torch
 from torch import nn
@@ -113,6 +113,8 @@ def train(
 
 def check_classifier(output, labels):
     """Refuse shapes and labels for which the accuracy would be a number without a meaning."""
+    if not torch.is_tensor(output):  # several outputs, as of GoogLeNet in training mode
+        raise ValueError(f"the model returns a {type(output).__name__}: give one tensor of logits")
     if output.ndim != 2 or output.shape[1] < 2 or labels.shape != output.shape[:1]:
         shapes = f"{tuple(output.shape)} and {tuple(labels.shape)}"
         raise ValueError(
@@ -140,15 +142,8 @@ def progress_bar(loader, desc):
     """A bar in plain text, since GitHub does not show tqdm's widget; off in a log file."""
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun has started
     watched = first and (sys.stdout.isatty() or "ipykernel" in sys.modules)
-    return tqdm(
-        loader,
-        desc=desc,
-        file=sys.stdout,
-        leave=False,
-        disable=not watched,
-        mininterval=1,
-        ncols=80,
-    )
+    style = dict(leave=False, mininterval=1, ncols=80)
+    return tqdm(loader, desc=desc, file=sys.stdout, disable=not watched, **style)
 
 
 def make_optimizer(model, recipe=RECIPE):
@@ -174,11 +169,12 @@ def one_cycle(optimizer, lr_max, steps_per_epoch, epochs=24, lr_min=None, peak=P
     """The one-cycle policy (Smith and Topin 2017, arXiv:1708.07120), without annihilation.
 
     The learning rate rises linearly from LRMIN at the first step to LRMAX at the last step of
-    epoch 5 of 24, and falls linearly back to LRMIN at the last step of all. Adam's beta1 goes the
-    other way, 0.95 -> 0.85 -> 0.95, whatever it was before. Call `scheduler.step()` after every
-    batch.
+    epoch 5 of 24, and falls linearly back to LRMIN at the last step of all. Adam's beta1, or SGD's
+    momentum where it has one, goes the other way, 0.95 -> 0.85 -> 0.95, whatever it was before.
+    Call `scheduler.step()` after every batch.
 
     Args:
+        optimizer: all of its groups get the same rate.
         steps_per_epoch: batches in an epoch, `len(train_loader)`. The whole cycle needs 3 or more.
         lr_min: None: LRMAX / 100.
         peak: share of the steps after which LRMAX is reached, rounded to a whole step.
@@ -193,12 +189,15 @@ def one_cycle(optimizer, lr_max, steps_per_epoch, epochs=24, lr_min=None, peak=P
     check_cycle(total, lr_max, lr_min)
     # A whole step, or LRMAX is never reached; at least 2, for OneCycleLR divides by top - 1
     top = min(max(round(peak * total), 2), total - 1)
+    # SGD without momentum stays so: the range test found LRMAX without it
+    has_momentum = all("betas" in each or each.get("momentum") for each in optimizer.param_groups)
     return lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=float(lr_max),
         total_steps=total,
         pct_start=top / total,
         anneal_strategy="linear",
+        cycle_momentum=has_momentum,
         div_factor=float(lr_max / lr_min),  # the first rate is LRMAX / div_factor = LRMIN
         final_div_factor=1,  # no annihilation: the last rate is LRMIN again
     )
@@ -254,9 +253,8 @@ def fit(  # noqa: PLR0913  each of these parts of a run can be replaced
         evaluate: called after each epoch; returns (test loss, test accuracy in per cent).
         seed: PyTorch's generator is seeded from (seed, epoch), for models with dropout.
         checkpoint: an `extras.checkpoint.Checkpoint`, or None.
-        by_epoch: step the scheduler after every epoch, not after every batch. None: after every
-            batch for OneCycleLR and CyclicLR, after every epoch for the others, as their authors
-            meant it. ReduceLROnPlateau is given the test loss.
+        by_epoch: step the scheduler after every epoch, not every batch. None: every batch for
+            OneCycleLR and CyclicLR, else every epoch. ReduceLROnPlateau is given the test loss.
         after_epoch: called with the epoch's row of the history; if it returns something true, the
             run ends, and stays ended when it is resumed.
 
@@ -266,17 +264,20 @@ def fit(  # noqa: PLR0913  each of these parts of a run can be replaced
 
     Raises:
         TrainingDiverged: with epoch and learning rate; the checkpoint of the epoch before is kept.
-        ValueError: the optimizer does not train this model, or the scheduler not this optimizer.
+        ValueError: the optimizer does not train this model, the scheduler not this optimizer, or
+            one cycle has fewer steps left than the run takes.
     """
-    by_epoch = is_stepped_by_epoch(scheduler) if by_epoch is None else by_epoch
+    if by_epoch is None:
+        by_epoch = not isinstance(scheduler, lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
     parts = stateful_parts(model, optimizer, scheduler, device, dtype)
     team = processes()
-    last_rate = LastRate(optimizer)
+    rates = []  # of every step: after an epoch, the optimizer has the rate of the next step
+    hook = optimizer.register_step_pre_hook(lambda *_: rates.append(rate_of(optimizer)))
 
     def run_epoch(epoch):
         """Train and evaluate; returns the epoch's row of the history."""
         start = time.perf_counter()
-        last_rate.note()  # a scaler may skip every step of the epoch
+        rates.append(rate_of(optimizer))  # a scaler may skip every step of the epoch
         seed_epoch(train_loader, seed, epoch)
         train_loss, train_acc = train(
             model,
@@ -290,14 +291,14 @@ def fit(  # noqa: PLR0913  each of these parts of a run can be replaced
             desc=f"epoch {epoch}/{epochs}",
         )
         test_loss, test_acc = map(float, evaluate())  # plain numbers, as a checkpoint needs them
-        check_test_loss(test_loss, last_rate.value)
+        check_test_loss(test_loss, rates[-1])
         row = {
             "epoch": epoch,
             "train_loss": train_loss,
             "train_acc": train_acc,
             "test_loss": test_loss,
             "test_acc": test_acc,
-            "lr": float(last_rate.value),
+            "lr": float(rates[-1]),
             "seconds": time.perf_counter() - start,
         }
         return row if team is None else team.average(row)
@@ -305,6 +306,7 @@ def fit(  # noqa: PLR0913  each of these parts of a run can be replaced
     kept = f"; the epochs before are kept in {checkpoint.path}" if checkpoint is not None else ""
     try:
         history = begin(checkpoint, parts, team, epochs)
+        check_steps(None if by_epoch else scheduler, train_loader, epochs - len(history))
         for epoch in range(len(history) + 1, epochs + 1):
             if history and history[-1].get("ended"):
                 break
@@ -325,27 +327,10 @@ def fit(  # noqa: PLR0913  each of these parts of a run can be replaced
                 states = {name: part.state_dict() for name, part in parts.items()}
                 checkpoint.save(history=history, **states)
     finally:
-        last_rate.remove()
+        hook.remove()
         if checkpoint is not None:
             checkpoint.release()
     return history
-
-
-class LastRate:
-    """The learning rate of an optimizer's last step, its `value`.
-
-    `train` steps the scheduler too, so that after an epoch the optimizer has the next rate already.
-    """
-
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
-        self.hook = optimizer.register_step_pre_hook(lambda *_: self.note())
-
-    def note(self):
-        self.value = self.optimizer.param_groups[0]["lr"]
-
-    def remove(self):
-        self.hook.remove()
 
 
 def stateful_parts(model, optimizer, scheduler, device, dtype):
@@ -366,9 +351,8 @@ def check_parts(model, optimizer, scheduler):
     ]
     if missing:
         raise ValueError(
-            f"the optimizer does not train {len(missing)} of the model's parameters ({missing[0]} "
-            "is the first): make the optimizer again after the model, or freeze them with "
-            "requires_grad_(False)"
+            f"the optimizer does not train {len(missing)} of the parameters ({missing[0]}, …): "
+            "make the optimizer again after the model, or freeze them with requires_grad_(False)"
         )
     if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
         raise ValueError(
@@ -377,9 +361,24 @@ def check_parts(model, optimizer, scheduler):
         )
 
 
-def is_stepped_by_epoch(scheduler):
-    """Is a scheduler of PyTorch meant to be stepped once an epoch?"""
-    return not isinstance(scheduler, lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
+def check_steps(scheduler, train_loader, epochs):
+    """Refuse a cycle that ends before the run, as when a cell is run again; name a longer one."""
+    steps_per_epoch = length_hint(train_loader)  # 0 where it has no length
+    if not isinstance(scheduler, lr_scheduler.OneCycleLR) or not steps_per_epoch:
+        return
+    steps = epochs * steps_per_epoch
+    left = scheduler.total_steps - scheduler.last_epoch
+    if steps > left:
+        raise ValueError(
+            f"the cycle has {left} steps left, and the run takes {steps}: make model, optimizer "
+            "and scheduler again, the cycle with len(train_loader) and the run's epochs"
+        )
+    if left - steps >= steps_per_epoch:
+        print(f"the run takes {steps} of the cycle's {left} steps: the rate will not fall to LRMIN")
+
+
+def rate_of(optimizer):
+    return optimizer.param_groups[0]["lr"]
 
 
 def step_after_epoch(scheduler, test_loss):
@@ -403,8 +402,9 @@ def seed_epoch(train_loader, seed, epoch):
     """Order, augmentation and dropout of an epoch are a function of (seed, epoch)."""
     rank = int(os.environ.get("RANK", 0))  # each process of torchrun has its own dropout
     torch.manual_seed(seed * 1_000_003 + epoch + 7919 * rank)
-    if hasattr(train_loader, "set_epoch"):
-        train_loader.set_epoch(epoch)
+    for part in (train_loader, getattr(train_loader, "sampler", None)):  # a DistributedSampler
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
 
 
 def check_test_loss(test_loss, lr):

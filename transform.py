@@ -13,6 +13,7 @@ has the data's mean colour, which is zero once normalised.
 """
 
 import functools
+import inspect
 import os
 from typing import NamedTuple
 
@@ -171,3 +172,13 @@ def normalise(rows, scale, shift):
     batch = torch.addcmul(shift, rows.to(scale.dtype), scale)
     batch = batch.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
     return batch.contiguous() if batch.device.type == "mps" else batch
+
+
+def seedable(transform):
+    """albumentations' transforms: this one, or those that a function or an object holds."""
+    inside = list(getattr(transform, "__dict__", {}).values())
+    if inspect.isfunction(transform):  # lambda image: pipeline(image=image)["image"]
+        used = inspect.getclosurevars(transform)
+        inside += [*used.nonlocals.values(), *used.globals.values()]
+    objects = [each for each in (transform, *inside) if not inspect.isclass(each)]
+    return [each for each in objects if hasattr(each, "set_random_state")]

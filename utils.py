@@ -183,7 +183,7 @@ def check_probabilities(values, *shape: int) -> np.ndarray:
     """Probabilities as an array of this shape: each row from 0 to 1, with a sum of 1."""
     values = check_shape("probabilities", values, *shape)
     low, high, sums = values.min(), values.max(), values.sum(axis=1)
-    if not (low >= 0 and high <= 1 and np.abs(sums - 1).max() < 0.02):  # NaN is refused, too
+    if not (low >= 0 and np.abs(sums - 1).max() < 0.02):  # NaN is refused, too
         said = f"probabilities go from {low:.3g} to {high:.3g}, a row's sum is {sums[0]:.3g}"
         raise ValueError(f"{said}: use softmax for logits, exp for log-probabilities.")
     return values
@@ -244,8 +244,6 @@ def plot_lr_finder(found, *, note="", path=None) -> Figure:
     found: a RangeTest of extras/lr_finder.py. Very large losses are cut off.
     """
     title = f"LRMIN {short_rate(found.lr_min)}, LRMAX {short_rate(found.lr_max)}"
-    if found.lr_given and len(found.lrs) == 0:
-        return finish(new_figure(WIDTH, 40, None), f"{title}, both given: no test", note, path)
     check_lengths(lrs=found.lrs, losses=found.losses, smoothed=found.smoothed)
     lrs, smoothed = np.asarray(found.lrs, dtype=float), np.asarray(found.smoothed, dtype=float)
     fig = new_figure(WIDTH, 540)
@@ -357,8 +355,8 @@ def plot_loss_curves(history, *, target=None, loss_floor=None, note="", path=Non
         put_label(loss, words, (0, loss_floor), (5, -4), va="top", **place)
     accuracy.set(ylabel="accuracy (%)", ylim=(None, 100))
     accuracy.legend(loc="lower right", fontsize=12)
-    losses = np.array([*values["train_loss"], *values["test_loss"], loss_floor or np.nan])
-    low, high = np.nanmin(losses), min(np.nanmax(losses), 4 * np.nanmedian(losses))
+    losses = np.ma.masked_invalid([values["train_loss"], values["test_loss"]])
+    low, high = min(losses.min(), loss_floor or np.inf), min(losses.max(), 4 * np.ma.median(losses))
     room = max(0.1 * (high - low), 0.01)
     loss.set(ylabel="loss", ylim=(low - 2 * room, high + room))
     highest = np.nan_to_num(values["lr"]).max()
@@ -372,11 +370,11 @@ def plot_loss_curves(history, *, target=None, loss_floor=None, note="", path=Non
 def plot_confusion_matrix(confusion, classes, *, note="", path=None) -> Figure:
     """The confusion matrix, and each class's accuracy; without numbers above 30 classes.
 
-    confusion: counts, with a row a true class and a column a predicted one.
+    confusion: counts or shares, with a row a true class and a column a predicted one.
     """
     n = len(classes)
     matrix = check_shape("confusion", confusion, n, n)
-    percent = 100 * matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
+    percent = 100 * matrix / matrix.sum(axis=1, keepdims=True).clip(min=1e-9)
     mistakes = np.ma.masked_array(percent, np.eye(n, dtype=bool))  # the diagonal would hide them
     row_height = max(40, min(58, 600 // n)) if n <= 30 else min(10, 1000 / n)
     fig = new_figure(WIDTH, 150 + row_height * n)
@@ -387,7 +385,7 @@ def plot_confusion_matrix(confusion, classes, *, note="", path=None) -> Figure:
     for each in (ax, strip):
         each.grid(visible=False)
         each.spines[:].set_visible(False)
-    names = [name[:16] for name in classes]
+    names = [name if len(name) <= 16 else f"{name[:7]}…{name[-8:]}" for name in map(str, classes)]
     ax.set(xlabel="predicted class", xticks=[], ylabel="true class")
     ax.set_yticks(range(n), names, size=min(13, 230 / n) if n <= 30 else 0.7 * row_height)
     strip.set(xlabel="class accuracy (%)", xlim=(0, 100), xticks=[0, 50, 100])
@@ -397,7 +395,7 @@ def plot_confusion_matrix(confusion, classes, *, note="", path=None) -> Figure:
         ax.set_xticks(range(n), names, size=min(13, 230 / n), **slanted)
         write_numbers(ax, strip, matrix, percent)
     i, j = np.unravel_index(np.ma.masked_array(matrix, mistakes.mask).argmax(), (n, n))
-    title = f"Most common mistake: {names[i]} taken for {names[j]}"
+    title = f"Most common mistake: {classes[i]} taken for {classes[j]}"
     words = "Test images; the bluer a cell, the larger its share of the true class"
     return finish(fig, f"{title if mistakes.max() else 'No mistakes'}\n{words}", note, path)
 
@@ -410,7 +408,7 @@ def write_numbers(ax, strip, matrix, percent) -> None:
     for i, j in np.argwhere(matrix):
         colour = "white" if i != j and percent[i, j] > 0.6 * worst else INK
         weight = "bold" if i == j else "normal"
-        ax.text(j, i, f"{matrix[i, j]:.0f}", color=colour, weight=weight, **style)
+        ax.text(j, i, f"{round(matrix[i, j], 2):g}", color=colour, weight=weight, **style)
     for i, total in enumerate(matrix.sum(axis=1)):
         words = f"{percent[i, i]:.1f} %" if total else "no images"
         strip.text(4, i, words, va="center", size=min(13, 400 / n))
@@ -431,6 +429,8 @@ def plot_misclassified(
     check_lengths(images=images, labels=labels, captions=captions)
     check_classes(classes, labels=labels)
     probabilities = check_probabilities(probabilities, len(images), len(classes))
+    if (probabilities.argmax(axis=1) == labels).any():
+        print("Some of these images are classified correctly: test.misclassified finds the others.")
     shown = images[:25]
     cell = (WIDTH - 2 * MARGIN + 12) / columns
     side = sharp_side(images[0], cell - 12)

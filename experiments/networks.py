@@ -98,7 +98,7 @@ def make_model(name, num_classes=10):
     """
     if name.startswith("resnet"):
         depth = int(name.removeprefix("resnet").removesuffix("_plain"))
-        return ResNet(depth, num_classes, residual=not name.endswith("_plain"))
+        return ResNet(depth, num_classes, not name.endswith("_plain"))
     if name not in OURS:
         raise ValueError(f"network is {name!r}: choose one of {', '.join(OURS)}, or resnetN")
     model = models.CustomResNet(num_classes, residual=name != "s10_plain")

@@ -49,6 +49,8 @@ def readings(folder="misc"):
             name = run["name"].split(":")[0].replace(", with skip connections", "")
             name = name.replace(", without skip connections", ", plain")
             label = f"{name}, {run['images']:,}"
+            if run["data"] != "CIFAR-10":
+                label += f" of {run['data']}"
             tests = found.setdefault((label, old), {})
             tests.setdefault((run["seed"], run["precision"]), run["range_test"])
     return {label: list(tests.values()) for label, tests in found.items()}
@@ -117,7 +119,8 @@ def plot(found, path=None):
     words = "A line for each network, a mark for each seed"
     if any(old for _, old in found):
         words += "; hollow: the older rule, which counts the fall from the first loss"
-    note = "CIFAR-10, range tests of 100 steps; after each name the number of training images"
+    note = "Range tests of 100 steps; after each name the number of training images, of CIFAR-10 "
+    note += "unless another set is named"
     return utils.finish(fig, f"{title}\n{words}", note, path)
 
 

@@ -16,6 +16,7 @@ import torch
 import dataset
 import test
 import train
+import transform
 from experiments import augmentation
 from experiments.build import build
 from experiments.networks import make_model
@@ -78,6 +79,12 @@ class Study:
     @property
     def identity(self):
         """What its runs have in common, as it stands in each line."""
+        constants = (  # rows of an edited transform.py or train.py are of another table
+            ("padding", transform.PADDING, 4),
+            ("hole", transform.HOLE, 8),
+            ("peak", train.PEAK, 5 / 24),
+        )
+        edited = {name: value for name, value, usual in constants if value != usual}
         return dict(
             data=self.data.name,
             fingerprint=self.data.fingerprint,
@@ -85,7 +92,7 @@ class Study:
             test_images=len(self.test),
             epochs=self.settings.epochs,
             batch_size=self.settings.batch_size,
-            recipe=self.recipe,
+            recipe=self.recipe | edited,
             precision=self.precision,
             device=hardware.device_name(self.device),
         )

@@ -299,8 +299,8 @@ class Checkpoint:
 
         Returns the history. The folder is held from here on, until `release`.
 
-        Raises CheckpointError where a hyperparameter of optimizer or scheduler (LRMAX, say) has
-        changed.
+        Raises CheckpointError where the layers, or a hyperparameter of optimizer or scheduler
+        (LRMAX, say), have changed.
         """
         self.hold()
         steppers = parts.get("optimizer"), parts.get("scheduler")
@@ -317,6 +317,10 @@ class Checkpoint:
             saved = self.state.get("hyperparameters", {})
             refuse_differences(self.path, saved, {name: now.get(name) for name in saved})
         self.restored = steppers
+        # of another network, load_state_dict would overwrite the layers that fit, and then fail
+        if isinstance(parts.get("model"), torch.nn.Module):
+            there, here = shapes(self.state["model"]), shapes(parts["model"].state_dict())
+            refuse_differences(self.path, {"layers": there}, {"layers": here})
         for name, part in parts.items():
             if self.state.get(name):  # a scaler that was not needed before has no state
                 # a copy: an optimizer would keep these very tensors, and change them
@@ -327,6 +331,11 @@ class Checkpoint:
         """Give a model the weights of the last finished epoch, whatever it has now."""
         if "model" in self.state:
             getattr(model, "_orig_mod", model).load_state_dict(self.state["model"])  # compiled
+
+
+def shapes(state):
+    """The shape of each tensor of a state dict, by name."""
+    return {name: tuple(value.shape) for name, value in state.items() if torch.is_tensor(value)}
 
 
 def hyperparameters(optimizer, scheduler):

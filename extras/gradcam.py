@@ -114,7 +114,7 @@ def plot_gradcam(
             if i < 2:
                 utils.put_text(fig, x, -4, heading, side, size=12, color=utils.GREY)
             if maps is not None:
-                draw_contours(ax, maps[i], max(np.shape(images[i])[:2]), colour)
+                draw_contours(ax, maps[i], np.shape(images[i])[:2], colour)
     title = "Evidence for the predicted and for the true class"
     if len(images) > MAX_IMAGES:
         title = f"{title}: {MAX_IMAGES} of {len(images):,}"
@@ -122,16 +122,19 @@ def plot_gradcam(
     return utils.finish(fig, f"{title}\n{words}", note, path)
 
 
-def draw_contours(ax, heat, side: int, colour: str) -> None:
-    """Lines around where the map is above one half and above four fifths."""
+def draw_contours(ax, heat, shape: tuple, colour: str) -> None:
+    """Lines around where the map is above one half and above four fifths.
+
+    shape: (height, width) of the image, over which the map is stretched.
+    """
     heat = np.asarray(heat, dtype=np.float32)
+    high, wide = shape
     if not heat.any():
-        middle = side / 2
         style = {"size": utils.SMALL, "ha": "center", "path_effects": HALO}
-        ax.text(middle, middle, "empty map", **style)
-    fine = np.linspace(-0.5, side - 0.5, 128)
+        ax.text(wide / 2, high / 2, "empty map", **style)
+    across, down = np.linspace(-0.5, wide - 0.5, 128), np.linspace(-0.5, high - 0.5, 128)
     smooth = np.asarray(Image.fromarray(heat).resize((128, 128), Image.Resampling.BICUBIC))
     for level, width in ((0.5, 1.8), (0.8, 3.4)):
         if smooth.min() < level < smooth.max():
-            lines = ax.contour(fine, fine, smooth, [level], colors=colour, linewidths=width)
+            lines = ax.contour(across, down, smooth, [level], colors=colour, linewidths=width)
             lines.set_path_effects(HALO)

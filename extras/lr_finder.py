@@ -72,9 +72,12 @@ def find_lr(
 
     Raises ValueError where nothing can be read off: the loss did not fall, or became NaN at once.
     """
+    kind = type(optimizer).__name__
     if checkpoint is not None and checkpoint.state.get("range_test"):
-        print(f"the range test is that of {checkpoint.path}")
-        return RangeTest(**checkpoint.state["range_test"])
+        if checkpoint.state.get("range_optimizer", kind) == kind:
+            print(f"the range test is that of {checkpoint.path}")
+            return RangeTest(**checkpoint.state["range_test"])
+        print(f"the range test of {checkpoint.path} is of another optimizer: it runs again")
     start = time.perf_counter()
     lrs, losses = run_test(
         model, device, train_loader, optimizer, criterion, iterations, end_lr, dtype
@@ -83,7 +86,8 @@ def find_lr(
     if found.take_off is None:
         print(f"the loss never takes off: LRMAX is a tenth of the last rate, {lrs[-1]:.2g}")
     if checkpoint is not None:
-        checkpoint.save(range_test=vars(found), range_seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        checkpoint.save(range_test=vars(found), range_optimizer=kind, range_seconds=seconds)
     return found
 
 
@@ -253,8 +257,7 @@ def keep_state(model, optimizer):
 
     In place, since not every model can be copied: weight_norm's cannot.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    values = [tensor.detach().clone() for tensor in tensors]
+    values = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
     gradients = [(p, p.grad) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     optimizer_state = copy.deepcopy(optimizer.state_dict())
@@ -264,6 +267,8 @@ def keep_state(model, optimizer):
         yield
     finally:
         with torch.no_grad():
+            # by now a buffer may be another tensor: `self.mean = …` makes one, a new device too
+            tensors = [*model.parameters(), *model.buffers()]
             for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)
         for p, gradient in gradients:

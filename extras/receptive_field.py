@@ -46,7 +46,7 @@ def receptive_field(model, input_size=(3, 32, 32)) -> list[dict]:
         layer = layers[node.target] if node.op == "call_module" else None
         before = height(node.all_input_nodes[0]) if node.all_input_nodes else None
         size = height(node)
-        if isinstance(layer, nn.Linear) or (before and size == 0):
+        if isinstance(layer, nn.Linear) or (before and size == 0) or spreads(node, layer, size):
             break  # from here on every output depends on the whole image
         if before and size:
             what = type(layer).__name__ if layer else node.name
@@ -84,6 +84,11 @@ def height(node):
     """Height in pixels of a node's output: 0 where it is no image, None where it is no tensor."""
     shape = getattr(node.meta.get("tensor_meta"), "shape", None)
     return shape and (shape[2] if len(shape) == 4 else 0)
+
+
+def spreads(node, layer, size):
+    """Does it give a value of the whole image to all places, as squeeze and excitation does?"""
+    return layer is None and size and any(height(n) == 1 < size for n in node.all_input_nodes)
 
 
 def has_window(what: str) -> bool:

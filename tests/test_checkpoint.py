@@ -295,6 +295,16 @@ def test_another_configuration_is_refused_by_name_and_nothing_is_overwritten(tmp
     assert files(tmp_path) == before
 
 
+def test_another_network_is_refused_before_any_of_its_layers_is_overwritten(tmp_path):
+    checkpoint = opened(tmp_path)
+    checkpoint.save(model=TinyNet().state_dict(), history=rows(1))
+    other = torch.nn.Sequential(*TinyNet(), torch.nn.Linear(10, 10))
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(CheckpointError, match="layers"):
+        opened(tmp_path).restore(model=other)
+    assert same(other.state_dict(), before)
+
+
 def adam(model, **options):
     return torch.optim.Adam(model.parameters(), **options)
 

@@ -374,6 +374,31 @@ def test_albumentations_behind_a_subset_is_seeded_too(data):
     assert torch.equal(first, again)
 
 
+class Pipeline:
+    """As in many notebooks: albumentations inside of an object."""
+
+    def __init__(self, augment):
+        self.augment = augment
+
+    def __call__(self, image):
+        return self.augment(image=image)["image"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda augment: lambda image: augment(image=image)["image"], Pipeline],
+    ids=["function", "object"],
+)
+def test_albumentations_inside_of_a_function_or_an_object_is_seeded_too(data, wrap, workers):
+    wrapped = data.train.with_transform(wrap(transform.albumentations_transforms()[0]))
+    loader = SeededLoader(wrapped, batch_size=N // 2, num_workers=workers)
+    first, second, again = (epoch_of(loader, epoch)[0] for epoch in (1, 2, 1))
+    assert torch.equal(first, again)
+    halves = torch.stack([*first.chunk(2), *second.chunk(2)])
+    assert len(halves.unique(dim=0)) == 4  # workers and epochs draw differently
+
+
 @pytest.mark.parametrize("kind", ["albumentations", "device"])
 def test_large_seeds_are_seeds_too(data, kind):
     orders = [

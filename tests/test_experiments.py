@@ -205,6 +205,16 @@ def test_a_failure_is_said_and_the_other_rows_go_on(small, monkeypatch):
     assert [line["key"] for line in lines_of("ablation")] == ["recipe", "constant"]
 
 
+def test_rows_of_an_edited_augmentation_are_of_another_table(small, monkeypatch):
+    row = ablation.ROWS[0]
+    this = make_study("--out", ".")
+    line = made_up("recipe", np.ones(4, bool)) | this.identity
+    results.append(this.path, line | {"changes": row.changes})
+    assert this.finished(row, 0)
+    monkeypatch.setattr(transform, "HOLE", 16)
+    assert not this.finished(row, 0)
+
+
 def test_a_row_with_another_rate_or_other_changes_is_another_run(small):
     row = study.Row("own", "own", changes={"weight_decay": 0.1}, lr_max={0: 1e-3, 1: 2e-3})
     this = make_study("--out", ".", rows=[row])

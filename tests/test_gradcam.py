@@ -139,6 +139,17 @@ def test_every_image_is_drawn_three_times_with_contours_where_its_maps_are_large
             assert path.vertices.min() > 7 and path.vertices.max() < 16  # 2x2 of 8x8, in pixels
 
 
+def test_contours_lie_on_an_image_that_is_not_square():
+    maps = np.zeros((1, 4, 12))
+    maps[:, 1, 9:11] = 1  # the upper half of the image, at its right
+    pixels = np.zeros((1, 32, 96, 3))
+    fig = plot_gradcam(pixels, [0], [0], maps, maps, ["cat"])
+    for ax in fig.axes[1:]:
+        for path in (path for lines in ax.findobj(ContourSet) for path in lines.get_paths()):
+            (left, top), (right, bottom) = path.vertices.min(axis=0), path.vertices.max(axis=0)
+            assert 64 < left < right < 96 and 4 < top < bottom < 20
+
+
 def test_more_images_than_fit_are_said():
     arguments = [np.zeros((24, 8, 8, 3)), [0] * 24, [0] * 24, np.ones((24, 2, 2))]
     pixels, texts = drawn(plot_gradcam(*arguments, arguments[-1], ["cat"]))

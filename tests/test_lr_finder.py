@@ -350,6 +350,23 @@ class Remembers(nn.Module):
         return self.layers[4:](self.features)
 
 
+class Centre(nn.Module):
+    """A running mean as one writes it by hand: every step puts another tensor in its place."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 2, 3)).view(3, 1, 1)
+        return x - self.mean
+
+
+def with_centre():
+    return nn.Sequential(Centre(), *network())
+
+
 def with_weight_norm():
     model = network()
     nn.utils.parametrizations.weight_norm(model[6])
@@ -363,8 +380,8 @@ def after_forward():
     return model
 
 
-@pytest.mark.parametrize("make", [with_weight_norm, after_forward])
-def test_networks_that_cannot_be_copied_are_tested_too(make):
+@pytest.mark.parametrize("make", [with_weight_norm, after_forward, with_centre])
+def test_networks_that_cannot_be_copied_or_replace_their_buffers_are_as_before(make):
     model = make()
     optimizer = train.make_optimizer(model)
     before = state_of(model, optimizer)
@@ -384,6 +401,11 @@ def test_a_checkpoint_keeps_the_result_and_gives_it_back(tmp_path):
 
     again = run(iterations=40, criterion=criterion, checkpoint=Checkpoint(tmp_path, config))
     assert again == found
+
+    model = network()  # its rates are not those of AdamW
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    other = run(model, optimizer=sgd, iterations=40, checkpoint=Checkpoint(tmp_path, config))
+    assert other.losses != found.losses
 
 
 def test_a_given_rate_takes_the_place_of_the_one_that_is_found():

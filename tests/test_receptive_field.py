@@ -151,6 +151,20 @@ def test_a_layer_whose_kernel_is_unknown_ends_the_rows_with_a_warning(middle):
         assert fields(Net(middle)) == [("conv1.0", 5)]
 
 
+class SqueezeAndExcitation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.pool(x))
+
+
+def test_the_rows_end_where_places_are_multiplied_by_a_value_of_the_whole_image():
+    names = [name for name, _ in fields(Net(SqueezeAndExcitation()))]
+    assert names == ["conv1.0", "middle.pool"]
+
+
 def test_a_final_pooling_by_function_is_read():
     assert fields(Net(nn.Identity(), lambda x: F.avg_pool2d(x, 16).flatten(1))) == [
         ("conv1.0", 5),

@@ -206,6 +206,14 @@ def test_a_cycle_that_cannot_be_is_refused(steps, epochs, rates, value):
         one_cycle(sgd(nn.Linear(1, 1)), LRMAX, steps, epochs, **rates)
 
 
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_sgd_without_momentum_has_none_in_the_cycle(momentum):
+    """The range test found LRMAX without it; with 0.95 a step would go twenty times as far."""
+    optimizer = sgd(nn.Linear(1, 1), momentum=momentum)
+    one_cycle(optimizer, LRMAX, 9, 9)
+    assert optimizer.param_groups[0]["momentum"] == (0.95 if momentum else 0)
+
+
 # --- a whole run
 
 
@@ -311,6 +319,35 @@ def test_a_scheduler_of_another_optimizer_is_refused():
     run.optimizer = make_optimizer(run.model)
     with pytest.raises(ValueError, match="scheduler .* another optimizer"):
         run.fit()
+
+
+def test_a_cycle_that_ends_before_the_run_is_refused_and_a_longer_one_is_named(capsys):
+    """As after Ctrl-C without a checkpoint: the model is trained, and the cycle half over."""
+    run = Run(scheduler=lambda optimizer: one_cycle(optimizer, 0.01, 3, 4))
+    run.loader.set_epoch(1)  # before, it is empty
+    run.fit(epochs=3)
+    assert "9 of the cycle's 12 steps" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="3 steps left, and the run takes 12"):
+        run.fit()
+    assert len(run.fit(epochs=1)) == 1
+
+
+def test_a_sampler_for_several_processes_hears_of_every_epoch():
+    run = Run(epochs=2)
+    tensors = batches().dataset
+    sampler = torch.utils.data.DistributedSampler(tensors, num_replicas=2, rank=0)
+    run.loader = DataLoader(tensors, batch_size=4, sampler=sampler)
+    run.fit()
+    assert sampler.epoch == 2
+
+
+@pytest.mark.parametrize("function", [train, evaluate])
+def test_a_network_with_several_outputs_is_refused(function):
+    model = linear()
+    model.register_forward_hook(lambda module, images, output: (output, output))
+    parts = (sgd(model), nn.CrossEntropyLoss()) if function is train else (nn.CrossEntropyLoss(),)
+    with pytest.raises(ValueError, match="tuple"):
+        function(model, "cpu", batches(), *parts)
 
 
 def test_frozen_layers_need_no_optimizer():

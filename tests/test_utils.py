@@ -201,10 +201,6 @@ def test_a_range_test_without_take_off_and_given_rates_are_said():
     for rate, said in ((LRS[10], "At LRMIN a fifth"), (1.5e-5, "LRMIN is given")):
         assert any(said in text for text in words(utils.plot_lr_finder(range_test(lr_min=rate))))
     assert "given LRMAX 1e-2" in words(utils.plot_lr_finder(range_test(lr_max=0.01, lr_given=True)))
-    names = ("level", "take_off", "lr_steepest", "lr_minimum")
-    nothing = {"lrs": [], "losses": [], "smoothed": []} | dict.fromkeys(names)
-    fig = utils.plot_lr_finder(range_test(**nothing, lr_given=True))
-    assert "4.3e-5" in title(fig) and "given" in title(fig) and not fig.axes
 
 
 def test_one_cycle_marks_the_peak_in_steps_and_epochs():
@@ -238,6 +234,8 @@ def test_the_loss_fills_its_axes_and_an_explosion_leaves_them():
     assert 0.5 / (high - low) > 0.6  # the losses span 0.5
     wild = [*flat[:-1], flat[-1] | {"train_loss": np.inf, "test_loss": np.nan}]
     assert utils.plot_loss_curves(wild).axes[1].get_ylim()[1] < 10
+    diverged = [row | {"train_loss": np.inf, "test_loss": 2.0} for row in HISTORY]
+    assert utils.plot_loss_curves(diverged).axes[1].get_ylim()[1] < 10
 
 
 def test_smoothing_floor_is_the_lowest_loss_that_pytorch_gives():
@@ -257,6 +255,11 @@ def test_confusion_colours_mistakes_only_and_says_where_a_class_has_no_images():
     assert "cat taken for airplane" in title(fig)
     uneven = utils.plot_confusion_matrix([[2, 2, 0], [0, 700, 300], [0, 0, 9]], CLASSES[:3])
     assert title(uneven).endswith(f"{CLASSES[1]} taken for {CLASSES[2]}")  # 300, and not 2 of 4
+    long = ["Cherry_(sour)___Powdery_mildew", "Cherry_(sour)___healthy"]
+    shares = utils.plot_confusion_matrix([[0.75, 0.25], [0, 1]], long)
+    assert title(shares).endswith(f"{long[0]} taken for {long[1]}")
+    assert {"0.75", "75.0 %", "Cherry_…y_mildew", "Cherry_…_healthy"} <= {*words(shares)}
+    assert "0 taken for 1" in title(utils.plot_confusion_matrix([[3, 1], [0, 4]], [0, 1]))
     empty = words(utils.plot_confusion_matrix([[8, 2], [0, 0]], ["cat", "dog"]))
     assert "no images" in empty and "0.0 %" not in empty
 
@@ -270,12 +273,14 @@ def test_a_confusion_matrix_of_many_classes_stays_on_a_page_and_has_no_numbers()
     assert min(sizes) > 6 and len(fig.axes[1].patches) == 100
 
 
-def test_misclassified_keep_their_order_stop_at_25_and_say_so():
+def test_misclassified_keep_their_order_stop_at_25_and_say_so(capsys):
     fig = utils.plot_misclassified(*MISTAKES)
+    assert not capsys.readouterr().out
     assert np.array_equal(images(fig), IMAGES[:3])
     assert "most confident first" in title(fig)  # 0.9, 0.7, 0.6
     other = utils.plot_misclassified(IMAGES[:3], [0, 1, 2], CHANCES[[1, 0, 2]], CLASSES)
     assert "most confident" not in title(other)
+    assert "classified correctly" in capsys.readouterr().out  # the second one
     many = [np.repeat(values, 10, axis=0) for values in MISTAKES[:3]]
     captions = ["a caption that is far too long"] * 30
     classes = ["W" * 16, "sixteen-char-dog", "sixteen-char-cat"]
